@@ -1,0 +1,75 @@
+# One command for each thing a developer does. `make` alone lists them; all of them set up what they need first.
+#
+# Everything that is built lies in target/ (or CARGO_TARGET_DIR); PyTorch lies in the user's cache, see .ci/env.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+VENV := $(TARGET)/venv
+VENV_PYTHON := $(VENV)/bin/python
+# Seconds that each fuzz target runs.
+SECONDS_PER_FUZZ_TARGET ?= 60
+
+export CARGO_TARGET_DIR := $(TARGET)
+export PYTHON
+# One interpreter for every build of the native module: cargo rebuilds it whenever this changes.
+cargo = PYO3_PYTHON=$(VENV_PYTHON) cargo
+
+say = @printf '== %s\n' "$(1)"
+
+.PHONY: help setup wheel demo test test-rust test-python lint fuzz bench clean
+
+help: ## lists these targets
+	@printf 'usage: make TARGET\n\n'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@printf '\n%s\n' 'PYTHON=/path/to/python builds on that interpreter, and on its torch if it has 2.12 or later.'
+
+setup: ## makes the Python environment (PyTorch: about 3 GB, once, into the cache) and checks the compiler
+	@.ci/toolchain
+	@.ci/env $(TARGET)
+
+wheel: setup ## builds the wheel `xfer` and installs it into target/venv
+	@.ci/wheel $(TARGET)
+
+demo: wheel ## trains a model on three processes, takes one away, and checks the result: ARGS='--help' for more
+	@$(VENV_PYTHON) examples/handoff.py $(ARGS)
+
+test: lint test-rust test-python ## everything that must hold: what .ci/run runs
+
+test-rust: setup ## all Rust tests: unit, integration, fuzz corpora, tidy, doctests
+	$(call say,Rust tests (all crates))
+	@if .ci/nextest; then \
+	    PATH="$$(.ci/nextest --bin):$$PATH" $(cargo) nextest run --locked --workspace --all-targets; \
+	else \
+	    $(cargo) test --locked --workspace --all-targets; \
+	fi
+	$(call say,Rust tests (examples in the documentation))
+	@$(cargo) test --locked --workspace --doc --quiet
+
+# From the top, where no folder `xfer` hides the installed wheel from Python.
+test-python: wheel ## the wheel's tests, real processes included
+	$(call say,Python tests)
+	@$(VENV_PYTHON) -m pytest -q -c ffi/python/pyproject.toml ffi/python/tests
+
+lint: wheel ## formatting, clippy, documentation and types, all without a warning
+	$(call say,cargo fmt --check)
+	@cargo fmt --all --check
+	$(call say,cargo clippy)
+	@$(cargo) clippy --locked --workspace --all-targets --quiet -- -D warnings
+	$(call say,cargo doc)
+	@RUSTDOCFLAGS='-D warnings' $(cargo) doc --locked --workspace --no-deps --quiet
+	$(call say,mypy)
+	@cd ffi/python && $(VENV_PYTHON) -m mypy --cache-dir $(TARGET)/mypy
+
+fuzz: ## fuzzes every decoder of outside bytes for a minute each: SECONDS_PER_FUZZ_TARGET=600 for longer
+	@.ci/fuzz $(SECONDS_PER_FUZZ_TARGET)
+
+bench: setup ## measures what this machine does with the transport on loopback
+	@$(cargo) run --locked --release --quiet --package xfer-cli --bin xfer-bench -- all
+
+clean: ## removes what was built here; the shared environment in the cache stays
+	$(call say,removing $(TARGET))
+	@rm -rf $(TARGET) fuzz/target

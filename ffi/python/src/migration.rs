@@ -1,0 +1,181 @@
+//! `Outgoing`, `Incoming` and `Outcome`: a hand-over seen from Python.
+
+use std::collections::BTreeMap;
+
+use pyo3::exceptions::PyTimeoutError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use xfer::Engine;
+use xfer::migrate::{self, Rescue};
+
+use crate::error::{self, Interrupted};
+use crate::item::Item;
+use crate::memory::Memory;
+use crate::wait;
+
+/// What the store's new generation says; the same on every rank.
+#[pyclass(frozen, module = "xfer")]
+pub(crate) struct Outcome {
+    outcome: migrate::Outcome,
+}
+
+#[pymethods]
+impl Outcome {
+    #[getter]
+    fn kind(&self) -> &'static str {
+        match self.outcome.kind {
+            migrate::OutcomeKind::Handoff => "handoff",
+            migrate::OutcomeKind::Restore => "restore",
+            migrate::OutcomeKind::Withdrawn => "withdrawn",
+        }
+    }
+
+    #[getter]
+    fn generation(&self) -> u64 {
+        self.outcome.generation
+    }
+
+    #[getter]
+    fn source(&self) -> u32 {
+        self.outcome.source
+    }
+
+    #[getter]
+    fn owners(&self) -> BTreeMap<String, u32> {
+        self.outcome.owners.iter().cloned().collect()
+    }
+
+    #[getter]
+    fn landed(&self) -> Vec<String> {
+        self.outcome.landed.clone()
+    }
+
+    #[getter]
+    fn recompute(&self) -> Vec<String> {
+        self.outcome.recompute.clone()
+    }
+
+    #[getter]
+    fn missing(&self) -> Vec<String> {
+        self.outcome.missing.clone()
+    }
+
+    #[getter]
+    fn reason(&self) -> String {
+        self.outcome.reason.clone()
+    }
+
+    #[getter]
+    fn record<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.outcome.record)
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "Outcome(kind={:?}, generation={}, landed={}, recompute={}, missing={})",
+            self.kind(),
+            self.outcome.generation,
+            self.outcome.landed.len(),
+            self.outcome.recompute.len(),
+            self.outcome.missing.len()
+        )
+    }
+}
+
+/// This rank's hand-over, seen from the source.
+#[pyclass(frozen, module = "xfer")]
+pub(crate) struct Outgoing {
+    pub(crate) outgoing: migrate::Outgoing,
+    pub(crate) engine: Engine,
+}
+
+#[pymethods]
+impl Outgoing {
+    /// Adds items; may be called several times before `cut`.
+    fn offer(&self, py: Python<'_>, items: Vec<PyRef<'_, Item>>) -> PyResult<()> {
+        let rescues: Vec<Rescue> = items.iter().map(|item| item.rescue.clone()).collect();
+        py.detach(|| self.outgoing.offer(rescues)).map_err(error::failed)
+    }
+
+    /// Nothing more comes; `record` travels with the commit.
+    fn cut(&self, py: Python<'_>, record: Vec<u8>) -> PyResult<()> {
+        py.detach(|| self.outgoing.cut(record.into())).map_err(error::failed)
+    }
+
+    /// The notice was withdrawn: ends "withdrawn" unless a commit came first.
+    fn withdraw(&self, py: Python<'_>) -> PyResult<Outcome> {
+        py.detach(|| self.outgoing.withdraw()).map_err(error::failed)?;
+        self.wait(py, None, false)
+    }
+
+    /// The outcome, once the store has it.
+    #[pyo3(signature = (timeout=None, interruptible=false))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>, interruptible: bool) -> PyResult<Outcome> {
+        let bell = self.engine.bell();
+        let found = wait::until(py, wait::timeout(timeout)?, |slice| {
+            bell.wait_for(Some(slice), || {
+                self.outgoing
+                    .outcome()
+                    .map(Ok)
+                    .or_else(|| (interruptible && self.engine.interrupted()).then_some(Err(())))
+            })
+        })?;
+        match found {
+            Some(Ok(outcome)) => outcome.map(|outcome| Outcome { outcome }).map_err(error::failed),
+            Some(Err(())) => Err(Interrupted::new_err("interrupted while waiting for the commit")),
+            None => Err(PyTimeoutError::new_err("the migration has not ended yet")),
+        }
+    }
+
+    /// Figures of the migration as plain values.
+    fn report<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        json(py, &self.outgoing.report().to_json())
+    }
+}
+
+/// A hand-over to this rank.
+#[pyclass(frozen, module = "xfer")]
+pub(crate) struct Incoming {
+    pub(crate) incoming: migrate::Incoming,
+    pub(crate) engine: Engine,
+}
+
+#[pymethods]
+impl Incoming {
+    #[getter]
+    fn source(&self) -> u32 {
+        self.incoming.source()
+    }
+
+    /// (name, kind, bytes) of the items offered to this rank so far.
+    fn items(&self) -> Vec<(String, &'static str, u64)> {
+        self.incoming.items().into_iter().map(|item| (item.name.to_string(), item.class.name(), item.bytes)).collect()
+    }
+
+    /// The item's memory once all of it is there and verified.
+    fn landed(&self, name: &str) -> Option<Memory> {
+        self.incoming.landed(name).map(|region| Memory { region })
+    }
+
+    /// The outcome, once the store has it.
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Outcome> {
+        let bell = self.engine.bell();
+        let found =
+            wait::until(py, wait::timeout(timeout)?, |slice| bell.wait_for(Some(slice), || self.incoming.outcome()))?;
+        match found {
+            Some(outcome) => outcome.map(|outcome| Outcome { outcome }).map_err(error::failed),
+            None => Err(PyTimeoutError::new_err("the migration has not ended yet")),
+        }
+    }
+
+    /// Figures of the migration as plain values.
+    fn report<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        json(py, &self.incoming.report().to_json())
+    }
+}
+
+/// A JSON text of ours as Python's own values.
+pub(crate) fn json<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
+    py.import("json")?.call_method1("loads", (text,))
+}

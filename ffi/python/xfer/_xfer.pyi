@@ -1,0 +1,188 @@
+"""The native part of xfer: memory, transfers, notices and migrations. All calls release the GIL while they wait."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Literal, final
+
+__version__: str
+
+class XferError(Exception):
+    """Any failure of xfer. The first line says what, who and where; then what to try."""
+
+class PeerLost(XferError):
+    """The other rank of a transfer died or can't be reached any more."""
+
+class Cancelled(XferError):
+    """The transfer was cancelled; neither side touches its memory any more."""
+
+class Expired(XferError):
+    """The deadline of the transfer passed first; neither side touches its memory any more."""
+
+class Interrupted(XferError):
+    """The ownership of layers changed (or is about to) while this call waited: look at `Engine.incoming()`."""
+
+class StoreLost(XferError):
+    """The store can't be reached; nothing about ownership can be decided without it."""
+
+@final
+class Memory:
+    """Host memory that can be sent from or received into. Supports the (writable) buffer protocol."""
+
+    @staticmethod
+    def allocate(nbytes: int) -> Memory:
+        """`nbytes` zeroed, page-aligned bytes owned by xfer."""
+    @staticmethod
+    def borrow(address: int, nbytes: int, owner: object) -> Memory:
+        """`nbytes` at `address`, which stay valid while `owner` lives; the Memory (and every transfer) keeps it alive."""
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def address(self) -> int: ...
+    def crc32c(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
+class Transfer:
+    """One send or receive under way. Dropping it cancels nothing."""
+
+    def wait(self, timeout: float | None = None, interruptible: bool = False) -> int:
+        """Bytes moved, once they are applied and verified at the destination.
+
+        Raises TimeoutError (the transfer goes on), PeerLost, Cancelled, Expired, and, if `interruptible`, Interrupted as soon as an
+        incoming migration has ended or this rank's own notice has arrived (the transfer goes on; it may be waited for again or cancelled).
+        """
+    def done(self) -> bool: ...
+    def cancel(self) -> Literal["fenced", "completed", "quarantined"]:
+        """Stops the transfer for sure: after "fenced" no byte of the memory is read or written by it, on either side."""
+
+@final
+class Notice:
+    """Somebody said that this machine goes away."""
+
+    source: str
+    id: str
+    certain: bool
+    @property
+    def seconds_left(self) -> float: ...
+
+@final
+class Item:
+    """One thing worth rescuing."""
+
+    def __init__(
+        self,
+        name: str,
+        kind: Literal["parameter", "optimizer", "gradient", "boundary", "saved", "rng", "meta"],
+        memory: Memory,
+        target: int,
+        version: int,
+        group: str = "",
+        recompute_s: float | None = None,
+        recompute_from: Sequence[str] = (),
+    ) -> None:
+        """`target`: the rank it goes to. `version`: of its content (the optimizer step). `group`: items worth something only
+        together. `recompute_s`: seconds to compute it again at the target from the items `recompute_from` (empty: from what the
+        target has); None: irreplaceable."""
+
+@final
+class Outgoing:
+    """This rank's hand-over, seen from the source."""
+
+    def offer(self, items: Sequence[Item]) -> None:
+        """Adds items; may be called several times before `cut`. Names are unique over the migration."""
+    def cut(self, record: bytes) -> None:
+        """Nothing more comes: `record` (<= 1 MiB; cursor, step, whatever the new owners must know) travels with the commit."""
+    def withdraw(self) -> Outcome:
+        """The notice was withdrawn. Ends "withdrawn" if that is decided before a commit; else the commit stands."""
+    def wait(self, timeout: float | None = None, interruptible: bool = False) -> Outcome: ...
+    def report(self) -> dict[str, Any]:
+        """Figures of the migration as plain values: plan, order, moved_bytes and seconds by class, phases_s, path, generation."""
+
+@final
+class Incoming:
+    """A hand-over to this rank. Memory is allocated and filled without Python."""
+
+    source: int
+    def items(self) -> list[tuple[str, str, int]]:
+        """(name, kind, bytes) of the items offered to this rank so far."""
+    def landed(self, name: str) -> Memory | None:
+        """The item's memory once all of it is there and verified; before the commit it is nobody's to change."""
+    def wait(self, timeout: float | None = None) -> Outcome: ...
+    def report(self) -> dict[str, Any]: ...
+
+@final
+class Outcome:
+    """What the store's new generation says; the same on every rank."""
+
+    kind: Literal["handoff", "restore", "withdrawn"]
+    generation: int
+    source: int
+    owners: dict[str, int]
+    landed: list[str]
+    """Names of all items that reached their target, over all targets."""
+    recompute: list[str]
+    """Names to compute again, in an order in which inputs come first."""
+    missing: list[str]
+    """What is lost (kind "restore")."""
+    reason: str
+    record: bytes
+
+@final
+class Engine:
+    """This process's end of xfer: its identity, its peers, its notices and its migrations."""
+
+    def __init__(
+        self,
+        rank: int | None = None,
+        world_size: int | None = None,
+        store: str | None = None,
+        bind: str | None = None,
+        job: str | None = None,
+        egress_bytes_per_s: int | None = None,
+        host_store: bool | None = None,
+        memory_limit: int | None = None,
+    ) -> None:
+        """None: from the environment (torchrun's names, then XFER_*)."""
+    rank: int
+    world_size: int
+    incarnation: int
+    @property
+    def generation(self) -> int: ...
+    @property
+    def store_address(self) -> str: ...
+    def connect(self, timeout: float = 30.0) -> None:
+        """Waits until every rank is reached."""
+    def send(self, memory: Memory, to: int, tag: str, lane: Literal["step", "bulk"] = "step", timeout: float | None = None) -> Transfer:
+        """Starts sending; complete when the receiver has it, verified. Needs a `recv` of the same tag and size there, in any order."""
+    def recv(self, memory: Memory, source: int, tag: str, timeout: float | None = None) -> Transfer: ...
+    def alive(self, rank: int) -> bool: ...
+    def store_get(self, key: str) -> bytes | None: ...
+    def store_create(self, key: str, value: bytes) -> bool:
+        """Writes `key` if it is absent; whether this call did."""
+    def notice(self) -> Notice | None:
+        """The notice in force for this rank, if any."""
+    def raise_notice(self, seconds: float, source: str = "api") -> None: ...
+    def withdraw_notice(self) -> None: ...
+    def watch_notices(self, sources: Sequence[str] = ("signal", "store"), grace_s: float = 30.0) -> None:
+        """Starts native threads for: "signal" (SIGTERM), "file", "store" (`xfer drain`), "imds"."""
+    def protect(self, targets: Sequence[int], owners_after: dict[str, int], items: Sequence[Item]) -> None:
+        """What is to leave at once when a notice comes (constant until the optimizer steps). The native side then starts the hand-over
+        without waiting for Python. Replaces what was protected before."""
+    def updating(self) -> Updating:
+        """Context manager around the optimizer's step: protected memory is about to change. A hand-over does not begin inside it;
+        entering while one runs raises XferError."""
+    def outgoing(self) -> Outgoing | None:
+        """The hand-over that the notice started, or that `hand_over` did."""
+    def hand_over(self, targets: Sequence[int], owners_after: dict[str, int], seconds: float) -> Outgoing: ...
+    def incoming(self) -> Incoming | None:
+        """The latest hand-over to this rank that `Engine.dismiss` has not put away."""
+    def dismiss(self) -> None: ...
+    def stats(self) -> dict[str, Any]: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Engine: ...
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None: ...
+
+@final
+class Updating:
+    def __enter__(self) -> None: ...
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None: ...

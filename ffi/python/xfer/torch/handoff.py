@@ -1,0 +1,195 @@
+"""Giving layers away: who gets them, what of them is offered at what cost, and the hand-over itself, seen from the rank that leaves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from xfer._xfer import Item, Notice, Outcome, Outgoing, XferError
+
+from . import record
+from .boundary import Key
+from .in_flight import InFlight
+from .memory import lend
+from .record import Cursor, forward_name, gradient_name, input_name, layer_of, shard_name, state_name
+from .shard import Piece, Shard
+
+if TYPE_CHECKING:
+    from .stage import Stage
+
+# How often the leaving rank looks whether its notice was withdrawn.
+LOOK_S = 0.05
+# What the new owners may take past the deadline to say what they have: the commit is theirs.
+GRACE_S = 10.0
+# What the native side may take to begin a hand-over once the notice is visible.
+BEGIN_S = 1.0
+
+
+def check_owners(owners: Sequence[int], layers: int) -> None:
+    """Raises ValueError unless each rank's layers are next to each other."""
+    if len(owners) != layers:
+        raise ValueError(f"{len(owners)} owners for {layers} layers")
+    runs = [rank for n, rank in enumerate(owners) if n == 0 or owners[n - 1] != rank]
+    if len(runs) != len(set(runs)):
+        raise ValueError(f"the layers of a rank must be next to each other: {list(owners)}")
+
+
+def heirs(owners: Sequence[int], leaving: int) -> tuple[list[int], list[int]]:
+    """Who takes over if `leaving` goes: its neighbours, half each. The targets, and the owner of each layer afterwards.
+
+    A neighbour has what goes in or comes out at its side, so that much need not be moved.
+    """
+    mine = [layer for layer, rank in enumerate(owners) if rank == leaving]
+    after = list(owners)
+    neighbours = [owners[layer] for layer in (mine[0] - 1, mine[-1] + 1) if 0 <= layer < len(owners)] if mine else []
+    for n, layer in enumerate(mine):
+        if neighbours:
+            after[layer] = neighbours[0] if n < (len(mine) + 1) // 2 else neighbours[-1]
+    return sorted({after[layer] for layer in mine} - {leaving}), after
+
+
+def by_shard(owners: Sequence[int]) -> dict[str, int]:
+    """Owners by the names that the store knows."""
+    return {shard_name(layer): rank for layer, rank in enumerate(owners)}
+
+
+def by_layer(owners: Mapping[str, int], layers: int) -> list[int]:
+    """The opposite of `by_shard`."""
+    named = {layer_of(name): rank for name, rank in owners.items()}
+    if sorted(named) != list(range(layers)):
+        raise XferError(f"the new owners are of {len(named)} layers, this job has {layers}: is it the same job?")
+    return [named[layer] for layer in range(layers)]
+
+
+def lasting_items(shards: Iterable[Shard], after: Sequence[int]) -> list[Item]:
+    """What of `shards` can leave as soon as a notice comes."""
+    return [_state(shard, piece, after) for shard in shards for piece in shard.lasting() if piece.tensor.numel()]
+
+
+def _state(shard: Shard, piece: Piece, after: Sequence[int]) -> Item:
+    name, memory = state_name(shard.layer, piece.path), lend(piece.tensor)
+    return Item(name, piece.kind, memory, target=after[shard.layer], version=shard.step, group=shard.name)
+
+
+class HandOver:
+    """One hand-over, from the safe point at which the stage stopped to the outcome."""
+
+    def __init__(self, stage: Stage, notice: Notice, targets: Sequence[int], after: Sequence[int]) -> None:
+        self._stage = stage
+        self._notice = notice
+        self._targets = list(targets)
+        self._after = list(after)
+
+    def run(self) -> Outcome:
+        """Offers what changes while training runs, cuts, and waits until the new owners, or the store, have decided."""
+        stage = self._stage
+        stage.observe("stopped", {"notice": self._notice.source, "seconds_left": self._notice.seconds_left})
+        outgoing = self._begin()
+        for shard in stage.shards.values():
+            for microbatch, in_flight in shard.in_flight.items():
+                if not in_flight.ready:
+                    stage.restore(shard, microbatch)
+        cursors = {layer: shard.cursor() for layer, shard in stage.shards.items()}
+        items = [*self._passing(), *self._inputs(), *self._gradients()]
+        for shard in stage.shards.values():
+            for microbatch, in_flight in sorted(shard.in_flight.items()):
+                items += self._forward(shard, microbatch, in_flight, cursors[shard.layer])
+        outgoing.offer(items)
+        outgoing.cut(record.encode(cursors))
+        stage.observe("cut", {"layers": {layer: self._after[layer] for layer in cursors}, "offered": len(items)})
+        outcome = self._await(outgoing)
+        stage.observe("decided", {"kind": outcome.kind, "generation": outcome.generation, "report": outgoing.report()})
+        return outcome
+
+    def _begin(self) -> Outgoing:
+        engine = self._stage.engine
+        give_up_s = time.monotonic() + BEGIN_S
+        while time.monotonic() < give_up_s:
+            outgoing = engine.outgoing()
+            if outgoing is not None:
+                return outgoing
+            time.sleep(LOOK_S)
+        return engine.hand_over(self._targets, by_shard(self._after), self._notice.seconds_left)
+
+    def _await(self, outgoing: Outgoing) -> Outcome:
+        give_up_s = time.monotonic() + self._notice.seconds_left + GRACE_S
+        while True:
+            try:
+                return outgoing.wait(timeout=LOOK_S)
+            except TimeoutError:
+                if time.monotonic() > give_up_s:
+                    raise
+                if self._stage.engine.notice() is None:
+                    return outgoing.withdraw()
+
+    def _passing(self) -> Iterator[Item]:
+        for shard in self._stage.shards.values():
+            for piece in shard.passing():
+                if piece.tensor.numel():
+                    yield _state(shard, piece, self._after)
+
+    def _inputs(self) -> Iterator[Item]:
+        """What a layer of ours made and the next one needs, or the loss does."""
+        stage = self._stage
+        for (step, microbatch, layer), tensor in stage.inputs.items():
+            name = input_name(step, microbatch, layer)
+            producer, consumer = stage.shards.get(layer - 1), stage.shards.get(layer)
+            if consumer is not None and microbatch in consumer.backwarded:
+                continue
+            if producer is None:
+                # Its producer is the neighbour that gets the layer, and has kept it, unless that was another rank then.
+                if name in stage.inherited:
+                    yield Item(name, "boundary", lend(tensor), target=self._after[layer], version=step)
+                continue
+            if consumer is None and stage.boundary.delivered(Key("fwd", step, microbatch, layer)):
+                continue
+            yield Item(
+                name,
+                "boundary",
+                lend(tensor),
+                target=self._after[min(layer, stage.pipeline.layers - 1)],
+                version=step,
+                recompute_s=producer.forward_s,
+                recompute_from=self._made_from(producer, microbatch),
+            )
+
+    def _gradients(self) -> Iterator[Item]:
+        """What a backward of ours made and the layer before has not used: nothing else can give it."""
+        stage = self._stage
+        for (step, microbatch, layer), tensor in stage.gradients.items():
+            name = gradient_name(step, microbatch, layer)
+            if not stage.owns(layer) and name not in stage.inherited:
+                continue
+            if not stage.owns(layer - 1) and stage.boundary.delivered(Key("bwd", step, microbatch, layer)):
+                continue
+            yield Item(name, "boundary", lend(tensor), target=self._after[layer - 1], version=step)
+
+    def _forward(self, shard: Shard, microbatch: int, in_flight: InFlight, cursor: Cursor) -> Iterator[Item]:
+        """What a layer keeps of a forward until its backward: to replay it, else to run it again."""
+        step, layer = shard.step, shard.layer
+        heir = self._after[layer]
+        entry = forward_name(step, microbatch, layer, "entry")
+        yield Item(entry, "rng", lend(in_flight.entry()), target=heir, version=step)
+        exported = in_flight.export()
+        if exported is None:
+            return
+        cursor.saved[microbatch] = exported.letters
+        total = sum(tensor.nbytes for tensor in exported.tensors.values())
+        for part, tensor in exported.tensors.items():
+            yield Item(
+                forward_name(step, microbatch, layer, part),
+                "meta" if part == "meta" else "saved",
+                lend(tensor),
+                target=heir,
+                version=step,
+                group=forward_name(step, microbatch, layer, "saved"),
+                recompute_s=shard.forward_s * tensor.nbytes / total,
+                recompute_from=self._made_from(shard, microbatch),
+            )
+
+    def _made_from(self, shard: Shard, microbatch: int) -> list[str]:
+        """What is needed to run the layer's forward again, of what its new owner does not have."""
+        given = input_name(shard.step, microbatch, shard.layer)
+        offered = self._stage.owns(shard.layer - 1) or given in self._stage.inherited
+        return [forward_name(shard.step, microbatch, shard.layer, "entry"), *([given] if offered else [])]

@@ -1,0 +1,246 @@
+"""Who owns which layer, as one rank follows it from generation to generation."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xfer._xfer import Outcome, PeerLost, StoreLost, XferError
+
+from . import codec
+from .errors import WireError
+from .handoff import HandOver, by_layer, by_shard, heirs, lasting_items
+from .takeover import TakeOver
+
+if TYPE_CHECKING:
+    from .stage import Stage
+
+# A rank that leaves tells the others as soon as it gets its notice. If a peer is lost and nothing is heard for this long, it died
+# without one.
+NOTICE_WAIT_S = 3.0
+# What a rank with nothing else to do sleeps between two looks.
+LOOK_S = 0.02
+
+
+class LayersLost(XferError):
+    """Layers are gone with the rank that owned them; the job has to be started again from a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A new generation, as far as each rank of the job has to follow it."""
+
+    kind: str
+    generation: int
+    source: int
+    owners: dict[str, int]
+    missing: list[str]
+    reason: str
+
+    def encode(self) -> bytes:
+        """For those who had no part in it."""
+        return codec.encode(vars(self))
+
+    @staticmethod
+    def decode(data: bytes) -> Decision:
+        """The opposite of `encode`; WireError for anything else."""
+        match codec.decode(data):
+            case {
+                "kind": str(kind),
+                "generation": int(generation),
+                "source": int(source),
+                "owners": dict(owners),
+                "missing": list(missing),
+                "reason": str(reason),
+            } if all(type(name) is str and type(rank) is int for name, rank in owners.items()):
+                return Decision(kind, generation, source, owners, [str(name) for name in missing], reason)
+        raise WireError("not the description of a generation")
+
+
+@dataclass(frozen=True)
+class News:
+    """A decision that this rank has to follow, and what came to it."""
+
+    decision: Decision
+    arrival: TakeOver | None = None
+    outcome: Outcome | None = None
+
+
+class Ownership:
+    """Gives layers away when this rank has to leave, takes layers over, and goes back to a checkpoint with all others."""
+
+    def __init__(self, stage: Stage, patience_s: float) -> None:
+        self.lost: XferError | None = None
+        """How a transfer with a neighbour failed, until it is known why."""
+        self._stage = stage
+        self._patience_s = patience_s
+        self._generation = stage.engine.generation
+        self._arrival: TakeOver | None = None
+        self._declined: set[str] = set()
+        self._done_since_s: float | None = None
+
+    def protect(self) -> None:
+        """Tells the native side what is to leave at once when a notice comes."""
+        stage = self._stage
+        targets, after = heirs(stage.owners, stage.rank)
+        stage.engine.protect(targets, by_shard(after), lasting_items(stage.shards.values(), after) if targets else [])
+
+    def due(self) -> bool:
+        """Whether layers are to change hands."""
+        return self._has_to_leave() or self._news() is not None
+
+    def prepare(self) -> None:
+        """Uses a moment of waiting to make ready what has come of layers that are on their way here."""
+        if self._news() is None and self._arrival is not None:
+            self._arrival.prepare()
+
+    def settle(self) -> None:
+        """Follows the newest decision, and gives this rank's layers away if it has to leave."""
+        news = self._news() if self.lost is None else self._await_news(self.lost)
+        self.lost = None
+        while news is not None:
+            self._follow(news)
+            news = self._news()
+        if self._has_to_leave():
+            self._leave()
+
+    def everyone_done(self, count: int) -> bool:
+        """Whether no rank may need this one any more after `count` steps. A new generation asks everybody again."""
+        stage, now_s = self._stage, time.monotonic()
+        self._done_since_s = self._done_since_s or now_s
+        if stage.boundary.flush(timeout_s=LOOK_S) and self._generation == stage.engine.generation:
+            done = f"xfer.torch/done/{count}/{self._generation}"
+            stage.engine.store_create(f"{done}/{stage.rank}", b"")
+            waited_for = [rank for rank in sorted(set(stage.owners)) if stage.engine.store_get(f"{done}/{rank}") is None]
+            if not waited_for:
+                return True
+            for rank in waited_for:
+                if not stage.engine.alive(rank):
+                    self.lost = PeerLost(f"rank {rank} is gone, and had not finished")
+            if now_s > self._done_since_s + self._patience_s:
+                raise XferError(f"ranks {waited_for} are alive but have not finished within {self._patience_s:.0f} s after this one")
+        time.sleep(LOOK_S)
+        return False
+
+    # What was decided.
+
+    def _news(self) -> News | None:
+        engine = self._stage.engine
+        incoming = engine.incoming()
+        if incoming is None:
+            return self._told()
+        if self._arrival is None:
+            self._arrival = TakeOver(self._stage, incoming)
+        try:
+            outcome = incoming.wait(timeout=0)
+        except TimeoutError:
+            return None
+        except StoreLost:
+            raise
+        except XferError as error:
+            # It ended without a decision: nobody's ownership changed by it.
+            self._put_away()
+            self._stage.observe("abandoned", {"source": incoming.source, "reason": str(error)})
+            return None
+        decision = Decision(
+            outcome.kind, outcome.generation, outcome.source, outcome.owners, outcome.missing, outcome.reason
+        )
+        return News(decision, self._arrival, outcome)
+
+    def _told(self) -> News | None:
+        """A decision about others' layers, which those who got them have published."""
+        engine = self._stage.engine
+        if engine.generation <= self._generation:
+            return None
+        published = engine.store_get(_key(self._generation + 1))
+        return None if published is None else News(Decision.decode(published))
+
+    def _await_news(self, lost: XferError) -> News | None:
+        """What becomes of the layers of a peer that was lost; raises `lost` if there was no notice of it."""
+        began_s = time.monotonic()
+        while (news := self._news()) is None:
+            waited_s = time.monotonic() - began_s
+            if waited_s > (NOTICE_WAIT_S if self._stage.engine.incoming() is None else self._patience_s):
+                raise lost
+            if self._has_to_leave():
+                return None
+            time.sleep(LOOK_S)
+        return news
+
+    def _follow(self, news: News) -> None:
+        stage, decision = self._stage, news.decision
+        if news.arrival is not None:
+            stage.engine.store_create(_key(decision.generation), decision.encode())
+            self._put_away()
+        self._generation = decision.generation
+        self._done_since_s = None
+        if decision.kind == "handoff":
+            for key, tensor in stage.boundary.abandon(decision.source).items():
+                kept = stage.inputs if key.direction == "fwd" else stage.gradients
+                kept[key.step, key.microbatch, key.layer] = tensor
+            stage.owners = by_layer(decision.owners, stage.pipeline.layers)
+            if news.arrival is not None and news.outcome is not None:
+                news.arrival.run(news.outcome)
+        elif decision.kind == "restore":
+            self._go_back(decision)
+        if decision.kind != "withdrawn":
+            self.protect()
+        stage.observe("followed", {"kind": decision.kind, "generation": decision.generation, "reason": decision.reason})
+
+    def _put_away(self) -> None:
+        self._stage.engine.dismiss()
+        self._arrival = None
+
+    def _go_back(self, decision: Decision) -> None:
+        """Restores the newest checkpoint that is whole, the same one on each rank."""
+        stage = self._stage
+        stage.owners = by_layer(decision.owners, stage.pipeline.layers)
+        gone = sorted({rank for rank in stage.owners if rank != stage.rank and not stage.engine.alive(rank)})
+        if gone:
+            layers = [layer for layer, owner in enumerate(stage.owners) if owner in gone]
+            raise LayersLost(
+                f"{decision.reason}; ranks {gone} are gone, and layers {layers} with them: start the job again from its newest checkpoint"
+            )
+        if stage.checkpoints is None:
+            raise LayersLost(f"{decision.reason}; there are no checkpoints: start the job again")
+        # Whoever looks first decides: a rank that looks later might find a newer one.
+        key = f"xfer.torch/restore/{decision.generation}"
+        stage.engine.store_create(key, str(stage.checkpoints.complete()[-1]).encode())
+        step = int(stage.engine.store_get(key) or b"0")
+        stage.boundary.reset()
+        stage.inputs.clear()
+        stage.gradients.clear()
+        stage.inherited.clear()
+        mine = [layer for layer, owner in enumerate(stage.owners) if owner == stage.rank]
+        stage.shards = {layer: stage.shards.get(layer) or stage.new_shard(layer) for layer in mine}
+        for layer, shard in stage.shards.items():
+            shard.go_back(step, stage.checkpoints.load(step, layer))
+        stage.observe("went back", {"to_step": step, "from_step": stage.step, "missing": decision.missing})
+
+    # Leaving.
+
+    def _has_to_leave(self) -> bool:
+        notice = self._stage.engine.notice()
+        return notice is not None and bool(self._stage.shards) and notice.id not in self._declined
+
+    def _leave(self) -> None:
+        stage = self._stage
+        notice = stage.engine.notice()
+        if notice is None:
+            return
+        targets, after = heirs(stage.owners, stage.rank)
+        if not targets:
+            # The last rank has nobody to give its layers to.
+            self._declined.add(notice.id)
+            stage.observe("stays", {"notice": notice.source})
+            return
+        outcome = HandOver(stage, notice, targets, after).run()
+        self._generation = outcome.generation
+        if outcome.kind != "withdrawn":
+            stage.owners = after
+            stage.shards.clear()
+
+
+def _key(generation: int) -> str:
+    return f"xfer.torch/generation/{generation}"

@@ -1,0 +1,124 @@
+//! One function for each decoder of outside bytes: whatever comes in, it ends, and what it accepts it also writes.
+//!
+//! Inputs are bytes as they come from a peer or a store. Where a checksum stands in front of the parser, the target
+//! also tries the input with its checksum put right: a peer with bad intentions can count too.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+
+use xfer_migrate_core::store::records::{DrainOrder, PeerClaim};
+use xfer_migrate_core::store::wire::{self, Answer, Request};
+use xfer_migrate_core::store::{Service, ServiceLimits};
+use xfer_migrate_core::{Body, GenerationRecord, Manifest, Message, Seal, coverage};
+use xfer_transport_core::frame::{FrameError, FrameHeader};
+use xfer_transport_core::message::{Greeting, LinkMessage, Received};
+use xfer_transport_core::ticket::Ticket;
+use xfer_transport_core::{Time, limits};
+
+/// The header in front of everything that crosses a link.
+pub fn frame(bytes: &[u8]) {
+    let mut header = bytes.to_vec();
+    if let Err(FrameError::Checksum { expected, .. }) = FrameHeader::decode(&header) {
+        header[40..44].copy_from_slice(&expected.to_le_bytes());
+    }
+    if let Ok(parsed) = FrameHeader::decode(&header) {
+        assert!(parsed.len_bytes <= parsed.kind.len_bytes_max());
+        assert_eq!(parsed.encode()[..], header[..limits::FRAME_HEADER_BYTES], "one header, one way to write it");
+    }
+}
+
+/// Greetings of links, messages of paths, and what beats carry: any of the three may be meant.
+pub fn link_message(bytes: &[u8]) {
+    comes_back(Greeting::decode(bytes), |greeting| Greeting::decode(&greeting.encode()));
+    comes_back(LinkMessage::decode(bytes), |message| LinkMessage::decode(&message.encode()));
+    comes_back(Received::decode(bytes), |received| Received::decode(&received.encode()));
+}
+
+/// How a process can be reached.
+pub fn ticket(bytes: &[u8]) {
+    comes_back(Ticket::decode(bytes), |ticket| Ticket::decode(&ticket.encode()));
+    if let Some(body) = bytes.len().checked_sub(4).map(|end| &bytes[..end]) {
+        let sealed = [body, &crc32c(body).to_le_bytes()].concat();
+        comes_back(Ticket::decode(&sealed), |ticket| Ticket::decode(&ticket.encode()));
+    }
+}
+
+/// What the two sides of a migration say to each other. Items of an offer go on into a manifest, as a target does.
+pub fn message(bytes: &[u8]) {
+    let decoded = Message::decode(bytes);
+    if let Ok(Message { body: Body::Offer(offer), .. }) = &decoded
+        && let Ok(mut manifest) = Manifest::new(offer.items.clone())
+    {
+        let all = coverage(&manifest, &manifest.items().iter().map(|item| item.id).collect(), &BTreeSet::new());
+        assert!(all.missing.is_empty(), "nothing is missing where everything landed");
+        coverage(&manifest, &BTreeSet::new(), &offer.targets.iter().copied().collect());
+        if !offer.items.is_empty() {
+            assert!(manifest.extend(offer.items.clone()).is_err(), "every item is there already");
+        }
+    }
+    comes_back(decoded, |message| Message::decode(&message.encode()));
+}
+
+/// The record of who owns what.
+pub fn generation(bytes: &[u8]) {
+    comes_back(GenerationRecord::decode(bytes), |record| GenerationRecord::decode(&record.encode()));
+}
+
+/// A target's word on what landed.
+pub fn seal(bytes: &[u8]) {
+    comes_back(Seal::decode(bytes), |seal| Seal::decode(&seal.encode()));
+}
+
+/// Requests and answers of the store, what its well-known keys hold, and a whole service that a client talks to.
+pub fn store(bytes: &[u8]) {
+    comes_back(Request::decode(bytes), |request| Request::decode(&body(|out| request.encode(out))));
+    comes_back(Answer::decode(bytes), |answer| Answer::decode(&body(|out| answer.encode(out))));
+    comes_back(PeerClaim::decode(bytes), |claim| PeerClaim::decode(&claim.encode()));
+    comes_back(DrainOrder::decode(bytes), |order| DrainOrder::decode(&order.encode()));
+    let _ = wire::read_hello(bytes);
+    if let Some(welcome) = bytes.first_chunk() {
+        let _ = wire::read_welcome(welcome);
+    }
+    if let Some((&head, rest)) = bytes.split_first_chunk() {
+        let _ = wire::body_len_bytes(head);
+        let _ = wire::check_body(head, rest);
+    }
+    talk_to_service(bytes);
+    // The same as a request in a frame of its own, since bytes by chance are never their own checksum.
+    let frame = [&(bytes.len() as u32).to_le_bytes()[..], &crc32c(bytes).to_le_bytes(), bytes].concat();
+    talk_to_service(&[&wire::hello()[..], &frame].concat());
+}
+
+fn talk_to_service(bytes: &[u8]) {
+    let mut service = Service::new(1, ServiceLimits::default());
+    let id = service.open(Time::ZERO).expect("a new service has room for one client");
+    service.receive(Time::ZERO, id, bytes);
+    service.sent(Time::ZERO, id, usize::MAX);
+    if let Some(at) = service.poll_timeout() {
+        service.handle_timeout(at);
+    }
+}
+
+/// The body of the one frame that `encode` appends.
+fn body(encode: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut frame = Vec::new();
+    encode(&mut frame);
+    frame.split_off(wire::FRAME_HEAD_BYTES)
+}
+
+/// What was accepted means the same after it was written and read again.
+fn comes_back<T: Debug + PartialEq, E: Debug + PartialEq>(
+    decoded: Result<T, E>,
+    again: impl FnOnce(&T) -> Result<T, E>,
+) {
+    if let Ok(value) = decoded {
+        assert_eq!(again(&value).as_ref(), Ok(&value));
+    }
+}
+
+/// CRC-32C bit by bit: slow, and written apart from the one that is tested.
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |sum, &byte| {
+        (0..8).fold(sum ^ u32::from(byte), |sum, _| (sum >> 1) ^ (0x82f6_3b78 & (sum & 1).wrapping_neg()))
+    })
+}

@@ -1,0 +1,18 @@
+//! What the fuzz targets do with bytes; `tests/fuzz_corpus.rs` does the same with the bytes that were interesting.
+#![forbid(unsafe_code)]
+
+pub mod decoders;
+pub mod sessions;
+
+/// One function for each fuzz target, by the name of the target and of its corpus folder.
+pub const ALL: [(&str, fn(&[u8])); 9] = [
+    ("frame", decoders::frame),
+    ("link_message", decoders::link_message),
+    ("ticket", decoders::ticket),
+    ("message", decoders::message),
+    ("generation", decoders::generation),
+    ("seal", decoders::seal),
+    ("store", decoders::store),
+    ("source_session", sessions::source),
+    ("target_session", sessions::target),
+];

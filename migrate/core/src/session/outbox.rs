@@ -1,0 +1,290 @@
+//! The source's items on their way: granted, posted within a window, applied, landed, or given up.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use xfer_transport_core::RemoteRegion;
+
+use super::Violation;
+use crate::item::{Item, ItemId};
+use crate::limits;
+
+/// Where an item is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Here; to be sent when its turn comes and there is memory for it.
+    Waiting,
+    /// Given to the transport.
+    Posted,
+    /// All its bytes were applied at the target, which checks them.
+    Applied,
+    /// There, whole and verified.
+    Landed,
+    /// Not sent any more.
+    GivenUp,
+}
+
+#[derive(Debug)]
+struct Entry {
+    target: u32,
+    bytes: u64,
+    irreplaceable: bool,
+    granted: Option<RemoteRegion>,
+    stage: Stage,
+    /// How often it was posted.
+    sends: u32,
+    /// Its place in the order; none while the plan doesn't send it.
+    place: Option<usize>,
+}
+
+/// What became of an item that has to be sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Again {
+    /// It is.
+    Queued,
+    /// It isn't, and the job can do without it.
+    GivenUp,
+    /// It isn't, and the job can't do without it.
+    Lost,
+}
+
+/// All items of a source, and the window of those that are posted.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    entries: BTreeMap<ItemId, Entry>,
+    tally: Tally,
+}
+
+/// What follows from the entries, kept up with them: it is asked for at every step.
+#[derive(Debug, Default)]
+struct Tally {
+    /// What may be posted now: waiting, granted, and in the order.
+    ready: BTreeSet<(usize, ItemId)>,
+    posted_items: usize,
+    posted_bytes: u64,
+    /// For each target, how many items are yet to land there.
+    to_land: BTreeMap<u32, usize>,
+}
+
+impl Outbox {
+    pub(super) fn add(&mut self, item: &Item) {
+        let entry = Entry {
+            target: item.target,
+            bytes: item.bytes,
+            irreplaceable: item.cost.is_irreplaceable(),
+            granted: None,
+            stage: Stage::Waiting,
+            sends: 0,
+            place: None,
+        };
+        self.tally.add(item.id, &entry);
+        self.entries.insert(item.id, entry);
+    }
+
+    /// Takes memory for items of `target`. All of it is checked before any of it is taken.
+    pub(super) fn grant(&mut self, target: u32, grants: &[(ItemId, RemoteRegion)]) -> Result<(), Violation> {
+        for (item, region) in grants {
+            let entry = self.of_target(*item, target)?;
+            if entry.bytes != region.len_bytes {
+                return Err(Violation::Grants { reason: "a region is not as long as its item" });
+            }
+            if entry.granted.is_some_and(|granted| granted != *region) {
+                return Err(Violation::Grants { reason: "an item was granted other memory before" });
+            }
+        }
+        for (item, region) in grants {
+            self.update(*item, |entry| entry.granted = Some(*region));
+        }
+        Ok(())
+    }
+
+    /// What isn't in `order` is not sent any more, unless it is posted already.
+    pub(super) fn set_order(&mut self, order: &[ItemId]) {
+        let places: BTreeMap<ItemId, usize> = order.iter().enumerate().map(|(place, item)| (*item, place)).collect();
+        for (item, entry) in &mut self.entries {
+            self.tally.remove(*item, entry);
+            entry.place = places.get(item).copied();
+            self.tally.add(*item, entry);
+        }
+    }
+
+    /// The next item to post, if the window has room for it: where, and to whom.
+    pub(super) fn post(&mut self) -> Option<(ItemId, u32, RemoteRegion)> {
+        let (_, item) = *self.tally.ready.first()?;
+        let entry = self.entries.get(&item)?;
+        let (target, remote) = (entry.target, entry.granted?);
+        if !self.tally.has_room(entry.bytes) {
+            return None;
+        }
+        self.update(item, |entry| {
+            entry.stage = Stage::Posted;
+            entry.sends += 1;
+        });
+        Some((item, target, remote))
+    }
+
+    /// A posted item was applied: whose it is, and which sending of it this was.
+    pub(super) fn applied(&mut self, item: ItemId) -> Result<(u32, u32), Violation> {
+        let entry = self.posted_entry(item, "written")?;
+        let applied = (entry.target, entry.sends);
+        self.update(item, |entry| entry.stage = Stage::Applied);
+        Ok(applied)
+    }
+
+    /// A posted item did not arrive.
+    pub(super) fn failed(&mut self, item: ItemId, retry: bool) -> Result<Again, Violation> {
+        self.posted_entry(item, "write failed")?;
+        Ok(self.again(item, retry))
+    }
+
+    /// `target` verified a sending of an item. Says whether that is news.
+    pub(super) fn landed(&mut self, target: u32, item: ItemId, send: u32) -> Result<bool, Violation> {
+        let entry = self.of_target(item, target)?;
+        match entry.stage {
+            Stage::Applied if entry.sends == send => {
+                self.update(item, |entry| entry.stage = Stage::Landed);
+                Ok(true)
+            }
+            Stage::Landed if entry.sends == send => Ok(false),
+            _ => Err(Violation::Item { what: "landed", item }),
+        }
+    }
+
+    /// `target` found a sending of an item damaged. Nothing when that is known.
+    pub(super) fn damaged(&mut self, target: u32, item: ItemId, send: u32) -> Result<Option<Again>, Violation> {
+        let entry = self.of_target(item, target)?;
+        match entry.stage {
+            Stage::Applied if entry.sends == send => Ok(Some(self.again(item, true))),
+            Stage::Waiting | Stage::GivenUp if send <= entry.sends => Ok(None),
+            _ if send < entry.sends => Ok(None),
+            _ => Err(Violation::Item { what: "damaged", item }),
+        }
+    }
+
+    /// Gives up what `target` doesn't have yet and isn't posted.
+    pub(super) fn give_up_target(&mut self, target: u32) {
+        for (item, entry) in self.entries.iter_mut().filter(|(_, entry)| entry.target == target) {
+            if matches!(entry.stage, Stage::Waiting | Stage::Applied) {
+                self.tally.remove(*item, entry);
+                entry.stage = Stage::GivenUp;
+                self.tally.add(*item, entry);
+            }
+        }
+    }
+
+    /// Whether nothing is yet to land at `target`.
+    pub(super) fn is_finished(&self, target: u32) -> bool {
+        !self.tally.to_land.contains_key(&target)
+    }
+
+    /// What `target` doesn't get as things are, in the order of ids.
+    pub(super) fn skipped(&self, target: u32) -> Vec<ItemId> {
+        let skipped = |entry: &Entry| entry.target == target && entry.stage != Stage::Landed && !entry.is_to_land();
+        self.entries.iter().filter(|(_, entry)| skipped(entry)).map(|(item, _)| *item).collect()
+    }
+
+    /// Whether an item is still here to be planned.
+    pub(super) fn is_waiting(&self, item: ItemId) -> bool {
+        self.entries.get(&item).is_some_and(|entry| entry.stage == Stage::Waiting)
+    }
+
+    /// What is posted, in the order of ids.
+    pub(super) fn posted(&self) -> impl Iterator<Item = ItemId> {
+        self.entries.iter().filter(|(_, entry)| entry.stage == Stage::Posted).map(|(item, _)| *item)
+    }
+
+    /// The bytes of what is posted.
+    pub(super) fn posted_bytes(&self) -> u64 {
+        self.tally.posted_bytes
+    }
+
+    fn again(&mut self, item: ItemId, retry: bool) -> Again {
+        let mut again = Again::GivenUp;
+        self.update(item, |entry| {
+            if retry && entry.sends < limits::SENDS_PER_ITEM_MAX {
+                entry.stage = Stage::Waiting;
+                again = Again::Queued;
+            } else {
+                entry.stage = Stage::GivenUp;
+                again = if entry.irreplaceable { Again::Lost } else { Again::GivenUp };
+            }
+        });
+        again
+    }
+
+    fn update(&mut self, item: ItemId, change: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.entries.get_mut(&item) {
+            self.tally.remove(item, entry);
+            change(entry);
+            self.tally.add(item, entry);
+        }
+    }
+
+    fn posted_entry(&self, item: ItemId, what: &'static str) -> Result<&Entry, Violation> {
+        let entry = self.entries.get(&item).filter(|entry| entry.stage == Stage::Posted);
+        entry.ok_or(Violation::Item { what, item })
+    }
+
+    fn of_target(&self, item: ItemId, target: u32) -> Result<&Entry, Violation> {
+        let entry = self.entries.get(&item).filter(|entry| entry.target == target);
+        entry.ok_or(Violation::UnknownItem { item, rank: target })
+    }
+}
+
+impl Entry {
+    /// Its place in the order, if it could be posted now.
+    fn ready_at(&self) -> Option<usize> {
+        (self.stage == Stage::Waiting && self.granted.is_some()).then_some(self.place).flatten()
+    }
+
+    fn is_to_land(&self) -> bool {
+        match self.stage {
+            Stage::Waiting => self.place.is_some(),
+            Stage::Posted | Stage::Applied => true,
+            Stage::Landed | Stage::GivenUp => false,
+        }
+    }
+}
+
+impl Tally {
+    /// An item larger than the whole window travels alone.
+    fn has_room(&self, bytes: u64) -> bool {
+        let fits = self.posted_items < limits::WINDOW_ITEMS_MAX
+            && self.posted_bytes.saturating_add(bytes) <= limits::WINDOW_BYTES_MAX;
+        self.posted_items == 0 || fits
+    }
+
+    fn add(&mut self, item: ItemId, entry: &Entry) {
+        if let Some(place) = entry.ready_at() {
+            self.ready.insert((place, item));
+        }
+        if entry.stage == Stage::Posted {
+            self.posted_items += 1;
+            self.posted_bytes += entry.bytes;
+        }
+        if entry.is_to_land() {
+            *self.to_land.entry(entry.target).or_default() += 1;
+        }
+    }
+
+    /// Takes back what [`Tally::add`] did for the same entry.
+    fn remove(&mut self, item: ItemId, entry: &Entry) {
+        if let Some(place) = entry.ready_at() {
+            self.ready.remove(&(place, item));
+        }
+        if entry.stage == Stage::Posted {
+            self.posted_items -= 1;
+            self.posted_bytes -= entry.bytes;
+        }
+        if entry.is_to_land() {
+            if let Some(count) = self.to_land.get_mut(&entry.target) {
+                *count -= 1;
+                if *count == 0 {
+                    self.to_land.remove(&entry.target);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

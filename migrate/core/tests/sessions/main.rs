@@ -1,0 +1,8 @@
+//! Both sides of a migration against each other: one source, two targets, a modelled store, network and memory, and a clock
+//! that only the test moves.
+
+mod chaos;
+mod faults;
+mod happy;
+mod races;
+mod world;

@@ -1,0 +1,428 @@
+//! The driver's thread: jobs in, sessions in the middle, doing out.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use xfer_migrate_core::session::Input;
+use xfer_migrate_core::store::records::GENERATION_KEY;
+use xfer_migrate_core::{Body, GenerationRecord, ItemId, Message, MigrationId, Seal};
+use xfer_transport::{Channel, Endpoint, Grant, Incoming as FromPeer, PeerEvent, Region, TransferError, Transferred};
+use xfer_transport_core::{Deadline, PeerId, Time};
+
+use crate::migrations::{HandOverError, MigrationsConfig, OfferError, Outgoing, Shared, StartError};
+use crate::rescue::{HandOver, Rescue};
+use crate::source::SourceRun;
+use crate::store::{Store, Swap, Version};
+use crate::target::TargetRun;
+use crate::worker::Worker;
+
+/// The channel of session messages on every endpoint.
+pub(crate) const CHANNEL: Channel = Channel(2);
+
+/// How long the loop sleeps when no session has a timer.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// How long one look at the store's generation waits there. Short, so that the watcher ends soon after its process's migrations.
+const WATCH: Duration = Duration::from_millis(500);
+
+/// How many migrations to this process may be under way: each holds memory, and more than a few at once is a mistake.
+const TARGETS_MAX: usize = 64;
+
+/// Everything that can happen to the driver.
+pub(crate) enum Job {
+    FromPeer(FromPeer),
+    PeerEvent(PeerEvent),
+    HandOver {
+        hand_over: HandOver,
+        answer: SyncSender<Result<Outgoing, HandOverError>>,
+    },
+    Offer {
+        items: Vec<Rescue>,
+        answer: SyncSender<Result<(), OfferError>>,
+    },
+    Cut {
+        record: Bytes,
+        answer: SyncSender<Result<(), OfferError>>,
+    },
+    Withdraw {
+        answer: SyncSender<Result<(), OfferError>>,
+    },
+    DeadlineMoved {
+        time_left: Duration,
+    },
+    Written {
+        item: ItemId,
+        result: Result<Transferred, TransferError>,
+    },
+    Allocated {
+        migration: MigrationId,
+        memory: Result<Vec<(ItemId, Region, Grant)>, String>,
+    },
+    Verified {
+        migration: MigrationId,
+        item: ItemId,
+        crc32c: u32,
+        ok: bool,
+    },
+    Fenced {
+        migration: MigrationId,
+    },
+    SealSeen {
+        migration: MigrationId,
+        seal: Seal,
+    },
+    Generation(GenerationRecord),
+    StoreLost {
+        reason: String,
+    },
+    /// A generation that a proposal found or made.
+    Decided {
+        result: Result<GenerationRecord, String>,
+    },
+    Stop,
+}
+
+/// What both kinds of runs do things with.
+pub(crate) struct Context {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) jobs: Sender<Job>,
+    /// Memory, digests and fences.
+    pub(crate) memory_worker: Worker,
+    /// Compare-and-swap and seals.
+    pub(crate) store_worker: Worker,
+}
+
+struct Driver {
+    context: Context,
+    shared: Weak<Shared>,
+    config: MigrationsConfig,
+    generation: GenerationRecord,
+    attempts: u32,
+    /// When this process has to be gone, if anybody said so.
+    leaving: Option<Deadline>,
+    source: Option<SourceRun>,
+    targets: HashMap<MigrationId, TargetRun>,
+}
+
+/// Starts the threads of `shared`.
+pub(crate) fn start(
+    endpoint: &Endpoint,
+    store: Arc<dyn Store>,
+    shared: &Arc<Shared>,
+    queue: Receiver<Job>,
+    config: MigrationsConfig,
+) -> Result<(), StartError> {
+    let (version, generation) = first_generation(&*store)?;
+    shared.state().generation = Some(generation.clone());
+
+    forward(endpoint.subscribe(CHANNEL), &shared.jobs, "xfer-migrate-in", Job::FromPeer)?;
+    forward(endpoint.events(), &shared.jobs, "xfer-migrate-up", Job::PeerEvent)?;
+    watch_generation(Arc::clone(&store), shared, version)?;
+    let driver = Driver {
+        context: Context {
+            endpoint: endpoint.clone(),
+            store,
+            jobs: shared.jobs.clone(),
+            memory_worker: Worker::start("xfer-migrate-mem")?,
+            store_worker: Worker::start("xfer-migrate-kv")?,
+        },
+        shared: Arc::downgrade(shared),
+        config,
+        generation,
+        attempts: 0,
+        leaving: None,
+        source: None,
+        targets: HashMap::new(),
+    };
+    thread::Builder::new().name("xfer-migrate".into()).spawn(move || driver.run(&queue))?;
+    Ok(())
+}
+
+/// The generation that is true now; writes the first one where there is none.
+fn first_generation(store: &dyn Store) -> Result<(Version, GenerationRecord), StartError> {
+    let initial = GenerationRecord::initial(Vec::new());
+    let (version, value) = match store.compare_and_swap(GENERATION_KEY, Version::ABSENT, initial.encode())? {
+        Swap::Won(version) => return Ok((version, initial)),
+        Swap::Lost(found) => (found.version, found.value),
+    };
+    let generation = GenerationRecord::decode(&value).map_err(|error| StartError::Generation(error.to_string()))?;
+    Ok((version, generation))
+}
+
+/// Passes what a subscription says on to the driver, as long as it is there.
+fn forward<T: Send + 'static>(
+    from: Receiver<T>,
+    to: &Sender<Job>,
+    name: &str,
+    job: impl Fn(T) -> Job + Send + 'static,
+) -> io::Result<()> {
+    let to = to.clone();
+    thread::Builder::new().name(name.to_owned()).spawn(move || {
+        for said in from {
+            if to.send(job(said)).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// Tells the driver of every generation that comes after `version`.
+fn watch_generation(store: Arc<dyn Store>, shared: &Arc<Shared>, mut version: Version) -> io::Result<()> {
+    let jobs = shared.jobs.clone();
+    let alive = Arc::downgrade(shared);
+    let watch = move || {
+        while alive.strong_count() > 0 {
+            let job = match store.wait(GENERATION_KEY, version, WATCH) {
+                Ok(None) => continue,
+                Ok(Some(found)) => {
+                    version = found.version;
+                    match GenerationRecord::decode(&found.value) {
+                        Ok(record) => Job::Generation(record),
+                        Err(error) => {
+                            Job::StoreLost { reason: format!("the store's generation can't be read: {error}") }
+                        }
+                    }
+                }
+                Err(error) => {
+                    // A store that is gone stays gone for those who wait; ask again at leisure.
+                    thread::sleep(WATCH);
+                    Job::StoreLost { reason: error.to_string() }
+                }
+            };
+            if jobs.send(job).is_err() {
+                return;
+            }
+        }
+    };
+    thread::Builder::new().name("xfer-generation".into()).spawn(watch)?;
+    Ok(())
+}
+
+impl Driver {
+    /// Takes a job, lets the sessions decide, does what they say; or tells them that time has passed.
+    fn run(mut self, queue: &Receiver<Job>) {
+        loop {
+            let now = self.context.endpoint.now();
+            let wake = self.next_timeout().map_or(IDLE, |at| at.since(now).min(IDLE));
+            match queue.recv_timeout(wake) {
+                Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(job) => self.handle(job),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let Some(shared) = self.shared.upgrade() else { return };
+            self.turn();
+            shared.bell.ring();
+        }
+    }
+
+    fn next_timeout(&self) -> Option<Time> {
+        let targets = self.targets.values().filter_map(TargetRun::poll_timeout);
+        targets.chain(self.source.as_ref().and_then(SourceRun::poll_timeout)).min()
+    }
+
+    /// Lets time pass in all sessions, and does what they say until they say nothing more.
+    fn turn(&mut self) {
+        let now = self.context.endpoint.now();
+        if let Some(source) = &mut self.source {
+            source.turn(&self.context, now);
+        }
+        for target in self.targets.values_mut() {
+            target.turn(&self.context, now);
+        }
+        self.targets.retain(|_, target| !target.is_over());
+    }
+
+    fn handle(&mut self, job: Job) {
+        let now = self.context.endpoint.now();
+        match job {
+            Job::FromPeer(FromPeer { from, payload }) => self.receive(now, from, &payload),
+            Job::PeerEvent(PeerEvent::Down { peer, reason }) => {
+                self.tell_all(now, &Input::PeerGone { peer, reason: reason.to_string() });
+            }
+            // A life that comes up is announced by its own messages.
+            Job::PeerEvent(_) => {}
+            Job::HandOver { hand_over, answer } => {
+                // A caller that waits no longer finds the migration as `Migrations::outgoing`.
+                let _ = answer.send(self.hand_over(now, hand_over));
+            }
+            Job::Offer { items, answer } => {
+                let _ = answer.send(self.with_source(|source| source.offer(now, items)));
+            }
+            Job::Cut { record, answer } => {
+                let _ = answer.send(self.with_source(|source| source.cut(now, record)));
+            }
+            Job::Withdraw { answer } => {
+                self.leaving = None;
+                let _ = answer.send(self.with_source(|source| source.withdraw(now)));
+            }
+            Job::DeadlineMoved { time_left } => self.leave_by(now, Deadline::after(now, time_left)),
+            Job::Written { item, result } => {
+                if let Some(source) = &mut self.source {
+                    source.written(now, item, result);
+                }
+            }
+            Job::Allocated { migration, memory } => {
+                self.with_target(migration, |target| target.allocated(now, memory));
+            }
+            Job::Verified { migration, item, crc32c, ok } => {
+                self.with_target(migration, |target| target.verified(now, item, crc32c, ok));
+            }
+            Job::Fenced { migration } => self.with_target(migration, |target| target.input(now, Input::Fenced)),
+            Job::SealSeen { migration, seal } => {
+                self.with_target(migration, |target| target.input(now, Input::SealSeen { seal }));
+            }
+            Job::Generation(record) | Job::Decided { result: Ok(record) } => self.generation_is(now, record),
+            Job::StoreLost { reason } | Job::Decided { result: Err(reason) } => {
+                self.tell_all(now, &Input::StoreLost { reason });
+            }
+            Job::Stop => {}
+        }
+    }
+
+    fn receive(&mut self, now: Time, from: PeerId, payload: &[u8]) {
+        let message = match Message::decode(payload) {
+            Ok(message) => message,
+            Err(error) => {
+                tracing::warn!(peer = %from, %error, "dropped a message that makes no sense");
+                return;
+            }
+        };
+        let migration = message.migration;
+        if migration.source == self.context.endpoint.id() {
+            if let Some(source) = &mut self.source {
+                source.input(now, Input::Message { from, message });
+            }
+            return;
+        }
+        if matches!(message.body, Body::Offer(_)) && !self.targets.contains_key(&migration) {
+            self.begin_target(now, migration, from);
+        }
+        self.with_target(migration, |target| target.input(now, Input::Message { from, message }));
+    }
+
+    fn begin_target(&mut self, now: Time, migration: MigrationId, from: PeerId) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        if from != migration.source || self.targets.len() >= TARGETS_MAX {
+            tracing::warn!(peer = %from, %migration, "dropped an offer: not its source, or too many migrations at once");
+            return;
+        }
+        // The offer may be quicker than the news of the generation that it is based on.
+        if migration.generation > self.generation.generation {
+            match current_generation(&*self.context.store) {
+                Ok((_, record)) => self.generation_is(now, record),
+                Err(reason) => tracing::warn!(reason, "the store was not read again for an offer"),
+            }
+        }
+        let in_use: u64 = self.targets.values().map(TargetRun::memory_bytes).sum();
+        let available_bytes = self.config.memory_limit_bytes.saturating_sub(in_use);
+        let mut run = TargetRun::new(&self.context, &shared, migration, self.generation.clone(), available_bytes, now);
+        if let Some(deadline) = self.leaving {
+            run.input(now, Input::Notice { deadline });
+        }
+        shared.state().incoming = Some(run.incoming());
+        self.targets.insert(migration, run);
+    }
+
+    fn hand_over(&mut self, now: Time, hand_over: HandOver) -> Result<Outgoing, HandOverError> {
+        let shared = self.shared.upgrade().ok_or(HandOverError::Closed)?;
+        if self.source.as_ref().is_some_and(|source| !source.is_over()) {
+            return Err(HandOverError::UnderWay);
+        }
+        let me = self.context.endpoint.id();
+        let deadline = Deadline::after(now, hand_over.time_left);
+        let migration = MigrationId { source: me, generation: self.generation.generation, attempt: self.attempts };
+        self.attempts += 1;
+        let run = SourceRun::new(&self.context, &shared, migration, &self.generation, hand_over, now)?;
+        self.leave_by(now, deadline);
+        let outgoing = run.outgoing();
+        shared.state().outgoing = Some(outgoing.clone());
+        self.source = Some(run);
+        Ok(outgoing)
+    }
+
+    /// This process has to go: a migration from it hurries, and none to it begins.
+    fn leave_by(&mut self, now: Time, deadline: Deadline) {
+        self.leaving = Some(deadline);
+        if let Some(source) = &mut self.source {
+            source.deadline_moved(now, deadline);
+        }
+        for target in self.targets.values_mut() {
+            target.input(now, Input::Notice { deadline });
+        }
+    }
+
+    fn generation_is(&mut self, now: Time, record: GenerationRecord) {
+        if record.generation > self.generation.generation {
+            self.generation = record.clone();
+            if let Some(shared) = self.shared.upgrade() {
+                shared.state().generation = Some(record.clone());
+            }
+        }
+        self.tell_all(now, &Input::GenerationSeen { record });
+    }
+
+    fn tell_all(&mut self, now: Time, input: &Input) {
+        if let Some(source) = &mut self.source {
+            source.input(now, input.clone());
+        }
+        for target in self.targets.values_mut() {
+            target.input(now, input.clone());
+        }
+    }
+
+    fn with_source(&mut self, ask: impl FnOnce(&mut SourceRun) -> Result<(), OfferError>) -> Result<(), OfferError> {
+        self.source.as_mut().map_or(Err(OfferError::Closed), ask)
+    }
+
+    /// Whatever comes for a migration that is over comes too late to matter.
+    fn with_target(&mut self, migration: MigrationId, tell: impl FnOnce(&mut TargetRun)) {
+        if let Some(target) = self.targets.get_mut(&migration) {
+            tell(target);
+        }
+    }
+}
+
+impl Context {
+    pub(crate) fn send(&self, to: PeerId, message: &Message) {
+        if let Err(error) = self.endpoint.send(to, CHANNEL, message.encode()) {
+            // The session learns of a peer that is gone by its own event.
+            tracing::debug!(peer = %to, %error, "a message was not sent");
+        }
+    }
+
+    /// Replaces the store's generation by `record` if it still is the one that `record` is based on, and tells what the store then holds.
+    pub(crate) fn propose(&self, record: GenerationRecord) {
+        let (store, jobs) = (Arc::clone(&self.store), self.jobs.clone());
+        self.store_worker.run(move || {
+            let result = propose(&*store, record);
+            // A driver that has ended decides nothing any more.
+            let _ = jobs.send(Job::Decided { result });
+        });
+    }
+}
+
+fn propose(store: &dyn Store, record: GenerationRecord) -> Result<GenerationRecord, String> {
+    let (version, current) = current_generation(store)?;
+    if current.generation != record.base {
+        return Ok(current);
+    }
+    let swap = store.compare_and_swap(GENERATION_KEY, version, record.encode());
+    match swap.map_err(|error| error.to_string())? {
+        Swap::Won(_) => Ok(record),
+        Swap::Lost(winner) => GenerationRecord::decode(&winner.value).map_err(|error| error.to_string()),
+    }
+}
+
+fn current_generation(store: &dyn Store) -> Result<(Version, GenerationRecord), String> {
+    let found = store.get(GENERATION_KEY).map_err(|error| error.to_string())?;
+    let found = found.ok_or("the store holds no generation")?;
+    let record = GenerationRecord::decode(&found.value).map_err(|error| error.to_string())?;
+    Ok((found.version, record))
+}

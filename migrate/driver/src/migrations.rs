@@ -1,0 +1,290 @@
+//! The migrations of one process: the front of this crate.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
+
+use bytes::Bytes;
+use thiserror::Error;
+use xfer_migrate_core::session::{SourceConfigError, Violation};
+use xfer_migrate_core::{GenerationRecord, Item};
+use xfer_transport::{Endpoint, Region};
+
+use crate::bell::Bell;
+use crate::driver::{self, Job};
+use crate::outcome::{MigrationError, Outcome};
+use crate::report::Report;
+use crate::rescue::{HandOver, Rescue};
+use crate::store::{Store, StoreError};
+
+/// The target of the summary line that every migration ends with.
+const SUMMARY: &str = "xfer::summary";
+
+/// How long a call waits for the driver's thread to answer: it never blocks, so silence means that it is gone.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// What [`Migrations`] needs to know beyond its endpoint and store.
+#[derive(Debug, Clone)]
+pub struct MigrationsConfig {
+    /// How many bytes of memory others' migrations may take here, in all.
+    pub memory_limit_bytes: u64,
+}
+
+/// The migrations of one process, as source and as target.
+///
+/// As a target it needs nobody: offers are checked, memory is granted, what lands is verified, and the commit is proposed
+/// on its own threads. The caller learns of it by [`Migrations::incoming`].
+#[derive(Clone)]
+pub struct Migrations {
+    shared: Arc<Shared>,
+}
+
+/// What the driver's thread and its callers share.
+pub(crate) struct Shared {
+    pub(crate) jobs: mpsc::Sender<Job>,
+    pub(crate) bell: Arc<Bell>,
+    pub(crate) state: Mutex<State>,
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) generation: Option<GenerationRecord>,
+    pub(crate) outgoing: Option<Outgoing>,
+    pub(crate) incoming: Option<Incoming>,
+}
+
+/// One migration seen from its source.
+#[derive(Clone)]
+pub struct Outgoing {
+    pub(crate) jobs: mpsc::Sender<Job>,
+    pub(crate) view: Arc<Mutex<View>>,
+    pub(crate) bell: Arc<Bell>,
+}
+
+/// One migration seen from a target.
+#[derive(Clone)]
+pub struct Incoming {
+    pub(crate) source: u32,
+    pub(crate) view: Arc<Mutex<View>>,
+    pub(crate) bell: Arc<Bell>,
+}
+
+/// What a caller may see of one migration.
+#[derive(Default)]
+pub(crate) struct View {
+    pub(crate) items: Vec<Item>,
+    pub(crate) landed: HashMap<String, Region>,
+    pub(crate) outcome: Option<Result<Outcome, MigrationError>>,
+    pub(crate) report: Report,
+}
+
+/// Why this process can't take part in migrations.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store holds something else than a generation.
+    #[error("the store's generation can't be read ({0}); is another program using this store?")]
+    Generation(String),
+    /// No thread could be started.
+    #[error("no thread for migrations: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// Why a hand-over can't begin.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum HandOverError {
+    /// Another one is under way.
+    #[error("this rank is already handing over; withdraw that migration first")]
+    UnderWay,
+    /// It makes no sense like this.
+    #[error(transparent)]
+    Config(#[from] SourceConfigError),
+    /// The threads of this process's migrations have ended.
+    #[error("migrations of this process are closed")]
+    Closed,
+}
+
+/// Why items can't be offered, or a migration not be cut or withdrawn.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum OfferError {
+    /// Two items have one name.
+    #[error("two items are called `{0}`; names are unique over a migration")]
+    DuplicateName(String),
+    /// An item is to be computed from one that nobody offers.
+    #[error("item `{item}` is computed from `{input}`, which is not offered; offer inputs first or together")]
+    UnknownInput {
+        /// The item.
+        item: String,
+        /// Its missing input.
+        input: String,
+    },
+    /// The session refuses: the items don't hold together, or it is past the point where this is possible.
+    #[error(transparent)]
+    Refused(Violation),
+    /// The threads of this process's migrations have ended.
+    #[error("migrations of this process are closed")]
+    Closed,
+}
+
+impl Migrations {
+    /// Serves migrations of `endpoint`, with ownership in `store`; waiters are woken through `bell`.
+    ///
+    /// Reads the generation that is true now, and writes the first one if there is none.
+    pub fn start(
+        endpoint: &Endpoint,
+        store: Arc<dyn Store>,
+        bell: Arc<Bell>,
+        config: MigrationsConfig,
+    ) -> Result<Self, StartError> {
+        let (jobs, queue) = mpsc::channel();
+        let shared = Arc::new(Shared { jobs, bell, state: Mutex::new(State::default()) });
+        driver::start(endpoint, store, &shared, queue, config)?;
+        Ok(Self { shared })
+    }
+
+    /// The ownership that is true now, as far as this process has heard.
+    pub fn generation(&self) -> Option<GenerationRecord> {
+        self.shared.state().generation.clone()
+    }
+
+    /// Begins to hand over what this process owns.
+    pub fn hand_over(&self, hand_over: HandOver) -> Result<Outgoing, HandOverError> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        self.shared.jobs.send(Job::HandOver { hand_over, answer }).map_err(|_| HandOverError::Closed)?;
+        answered.recv_timeout(ANSWER).map_err(|_| HandOverError::Closed)?
+    }
+
+    /// The latest migration from this process.
+    pub fn outgoing(&self) -> Option<Outgoing> {
+        self.shared.state().outgoing.clone()
+    }
+
+    /// The latest migration to this process that was not dismissed.
+    pub fn incoming(&self) -> Option<Incoming> {
+        self.shared.state().incoming.clone()
+    }
+
+    /// Puts the latest incoming migration away.
+    pub fn dismiss(&self) {
+        self.shared.state().incoming = None;
+    }
+
+    /// The notice's deadline moved: `time_left` from now.
+    pub fn deadline_moved(&self, time_left: Duration) {
+        // A driver that has ended has nothing to hurry.
+        let _ = self.shared.jobs.send(Job::DeadlineMoved { time_left });
+    }
+
+    /// Ends the threads of this process's migrations.
+    pub fn close(&self) {
+        let _ = self.shared.jobs.send(Job::Stop);
+    }
+}
+
+impl View {
+    /// The migration ended. An end without a decision gives way to a decision that is heard of later.
+    pub(crate) fn conclude(&mut self, outcome: Result<Outcome, MigrationError>) {
+        match &outcome {
+            Ok(outcome) => {
+                self.report.generation = Some(outcome.generation);
+                self.report.verdict = Some(outcome.kind.as_str());
+                self.report.reason.clone_from(&outcome.reason);
+                tracing::info!(target: SUMMARY, "migration from rank {}, {}", outcome.source, self.report);
+            }
+            Err(error) => {
+                self.report.reason = error.to_string();
+                tracing::warn!(%error, "a migration has no decision");
+            }
+        }
+        if !matches!(self.outcome, Some(Ok(_))) {
+            self.outcome = Some(outcome);
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Outgoing {
+    /// Adds items; may be called several times before [`Outgoing::cut`].
+    pub fn offer(&self, items: Vec<Rescue>) -> Result<(), OfferError> {
+        self.ask(|answer| Job::Offer { items, answer })
+    }
+
+    /// Nothing more comes: `record` (cursor, step, whatever the new owners must know; at most 1 MiB) travels with the commit.
+    pub fn cut(&self, record: Bytes) -> Result<(), OfferError> {
+        self.ask(|answer| Job::Cut { record, answer })
+    }
+
+    /// The notice was withdrawn: ends [`OutcomeKind::Withdrawn`](crate::OutcomeKind::Withdrawn) if that is decided before a commit.
+    pub fn withdraw(&self) -> Result<(), OfferError> {
+        self.ask(|answer| Job::Withdraw { answer })
+    }
+
+    /// How it ended, if it has.
+    pub fn outcome(&self) -> Option<Result<Outcome, MigrationError>> {
+        lock(&self.view).outcome.clone()
+    }
+
+    /// Waits at most `timeout` (`None`: for ever) for the outcome.
+    pub fn wait(&self, timeout: Option<Duration>) -> Option<Result<Outcome, MigrationError>> {
+        self.bell.wait_for(timeout, || self.outcome())
+    }
+
+    /// What it did so far, in figures.
+    pub fn report(&self) -> Report {
+        lock(&self.view).report.clone()
+    }
+
+    fn ask(&self, job: impl FnOnce(mpsc::SyncSender<Result<(), OfferError>>) -> Job) -> Result<(), OfferError> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        self.jobs.send(job(answer)).map_err(|_| OfferError::Closed)?;
+        answered.recv_timeout(ANSWER).map_err(|_| OfferError::Closed)?
+    }
+}
+
+impl Incoming {
+    /// The rank that is to leave.
+    pub fn source(&self) -> u32 {
+        self.source
+    }
+
+    /// The items offered to this rank so far.
+    pub fn items(&self) -> Vec<Item> {
+        lock(&self.view).items.clone()
+    }
+
+    /// An item's memory, once all of it is there and verified. Before the commit it is nobody's to change.
+    pub fn landed(&self, name: &str) -> Option<Region> {
+        lock(&self.view).landed.get(name).cloned()
+    }
+
+    /// How it ended, if it has.
+    pub fn outcome(&self) -> Option<Result<Outcome, MigrationError>> {
+        lock(&self.view).outcome.clone()
+    }
+
+    /// Waits at most `timeout` (`None`: for ever) for the outcome.
+    pub fn wait(&self, timeout: Option<Duration>) -> Option<Result<Outcome, MigrationError>> {
+        self.bell.wait_for(timeout, || self.outcome())
+    }
+
+    /// What it did so far, in figures.
+    pub fn report(&self) -> Report {
+        lock(&self.view).report.clone()
+    }
+}
+
+/// Nothing that a panic could leave half done is kept under these locks.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,210 @@
+//! What a migration did, in figures: for a summary line, for people and for JSON.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use xfer_migrate_core::ItemClass;
+use xfer_transport_core::Time;
+
+/// What one class of items cost on the way.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Moved {
+    /// Items that reached their target, verified.
+    pub items: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Seconds during which at least one item of the class was on its way; 0 at a target, which can't tell.
+    pub busy_s: f64,
+}
+
+/// One migration as one side saw it.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Report {
+    /// "source" or "target".
+    pub side: &'static str,
+    /// The generation that ended it, once one did.
+    pub generation: Option<u64>,
+    /// "handoff", "restore" or "withdrawn", once it ended.
+    pub verdict: Option<&'static str>,
+    /// Why, in words.
+    pub reason: String,
+    /// What moved, by class.
+    pub moved: BTreeMap<&'static str, Moved>,
+    /// The items in the order in which they left or landed.
+    pub order: Vec<String>,
+    /// What the planner chose not to send.
+    pub skipped: Vec<String>,
+    /// What the planner said last, in words.
+    pub plan: String,
+    /// Bytes by the backend that carried them.
+    pub path: BTreeMap<String, u64>,
+    /// Chunks that had to be sent twice.
+    pub retried_chunks: u64,
+    /// Phases in seconds, in order: name and how long it took.
+    pub phases_s: Vec<(&'static str, f64)>,
+}
+
+impl Report {
+    /// All bytes that moved.
+    pub fn moved_bytes(&self) -> u64 {
+        self.moved.values().map(|moved| moved.bytes).sum()
+    }
+
+    /// All items that moved.
+    pub fn moved_items(&self) -> u64 {
+        self.moved.values().map(|moved| moved.items).sum()
+    }
+
+    /// The report as a JSON object; all times in seconds, all sizes in bytes.
+    pub fn to_json(&self) -> String {
+        let moved: serde_json::Map<String, serde_json::Value> = self
+            .moved
+            .iter()
+            .map(|(class, moved)| {
+                let figures =
+                    serde_json::json!({ "items": moved.items, "bytes": moved.bytes, "seconds": moved.busy_s });
+                ((*class).to_owned(), figures)
+            })
+            .collect();
+        let phases: serde_json::Map<String, serde_json::Value> =
+            self.phases_s.iter().map(|(phase, seconds)| ((*phase).to_owned(), (*seconds).into())).collect();
+        serde_json::json!({
+            "side": self.side,
+            "generation": self.generation,
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "moved": moved,
+            "moved_bytes": self.moved_bytes(),
+            "order": self.order,
+            "skipped": self.skipped,
+            "plan": self.plan,
+            "path": self.path,
+            "retried_chunks": self.retried_chunks,
+            "phases_s": phases,
+        })
+        .to_string()
+    }
+}
+
+impl fmt::Display for Report {
+    /// The summary line of a migration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total_s: f64 = self.phases_s.iter().map(|(_, seconds)| seconds).sum();
+        write!(
+            f,
+            "{} {}: {} items, {:.1} MB in {:.3} s",
+            self.side,
+            self.verdict.unwrap_or("open"),
+            self.moved_items(),
+            self.moved_bytes() as f64 / 1e6,
+            total_s
+        )?;
+        for (path, bytes) in &self.path {
+            write!(f, ", {:.1} MB over {path}", *bytes as f64 / 1e6)?;
+        }
+        if let Some(generation) = self.generation {
+            write!(f, ", generation {generation}")?;
+        }
+        if !self.reason.is_empty() {
+            write!(f, " ({})", self.reason)?;
+        }
+        Ok(())
+    }
+}
+
+/// The moments at which the phases of a migration ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Timeline {
+    start: Time,
+    ends: BTreeMap<&'static str, Time>,
+}
+
+impl Timeline {
+    pub(crate) fn new(start: Time) -> Self {
+        Self { start, ends: BTreeMap::new() }
+    }
+
+    /// The phase ended at `now`, if it has not before.
+    pub(crate) fn end(&mut self, phase: &'static str, now: Time) {
+        self.ends.entry(phase).or_insert(now);
+    }
+
+    /// The phase goes on at least until `now`.
+    pub(crate) fn reach(&mut self, phase: &'static str, now: Time) {
+        self.ends.insert(phase, now);
+    }
+
+    /// Each phase in order, and how many seconds after the end of the one before it ended.
+    pub(crate) fn phases_s(&self) -> Vec<(&'static str, f64)> {
+        let mut ends: Vec<_> = self.ends.iter().map(|(phase, at)| (*at, *phase)).collect();
+        ends.sort_unstable();
+        let starts = std::iter::once(self.start).chain(ends.iter().map(|(at, _)| *at));
+        ends.iter().zip(starts).map(|((at, phase), start)| (*phase, at.since(start).as_secs_f64())).collect()
+    }
+}
+
+/// When a class of items was on its way: overlapping transfers count once.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Busy {
+    under_way: BTreeMap<&'static str, (u32, Time)>,
+    total: BTreeMap<&'static str, Duration>,
+}
+
+impl Busy {
+    pub(crate) fn start(&mut self, class: ItemClass, now: Time) {
+        let (count, since) = self.under_way.entry(class.name()).or_insert((0, now));
+        if *count == 0 {
+            *since = now;
+        }
+        *count += 1;
+    }
+
+    pub(crate) fn end(&mut self, class: ItemClass, now: Time) {
+        let class = class.name();
+        let Some((count, since)) = self.under_way.get_mut(class) else {
+            return;
+        };
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            *self.total.entry(class).or_default() += now.since(*since);
+        }
+    }
+
+    pub(crate) fn seconds(&self, class: &str) -> f64 {
+        self.total.get(class).map_or(0.0, Duration::as_secs_f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Time {
+        Time::ZERO.after(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn phases_follow_each_other_in_the_order_of_their_ends() {
+        let mut timeline = Timeline::new(at(1));
+        timeline.reach("stream", at(5));
+        timeline.end("grant", at(2));
+        timeline.end("grant", at(9));
+        timeline.reach("stream", at(6));
+        assert_eq!(timeline.phases_s(), [("grant", 1.0), ("stream", 4.0)]);
+    }
+
+    #[test]
+    fn overlapping_transfers_of_a_class_count_once() {
+        let mut busy = Busy::default();
+        busy.start(ItemClass::Saved, at(0));
+        busy.start(ItemClass::Saved, at(1));
+        busy.end(ItemClass::Saved, at(2));
+        busy.end(ItemClass::Saved, at(3));
+        busy.start(ItemClass::Saved, at(10));
+        busy.end(ItemClass::Saved, at(11));
+        assert_eq!(busy.seconds("saved"), 4.0);
+        assert_eq!(busy.seconds("gradient"), 0.0);
+    }
+}

@@ -1,0 +1,345 @@
+//! One migration from this process: its session, its memory and its writes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use xfer_migrate_core::session::{Event, Input, Output, SourceConfig, SourceConfigError, SourceSession};
+use xfer_migrate_core::{GenerationRecord, GroupId, Item, ItemId, MigrationId, PlanPolicy, RecomputeCost};
+use xfer_transport::{Region, TransferError, TransferHandle, Transferred};
+use xfer_transport_core::{Deadline, Lane, PeerId, RateInterval, RemoteRegion, Time};
+
+use crate::driver::{Context, Job};
+use crate::migrations::{OfferError, Outgoing, Shared, View, lock};
+use crate::outcome::{MigrationError, Outcome};
+use crate::report::{Busy, Moved, Timeline};
+use crate::rescue::{Cost, HandOver, Rescue};
+
+/// What a link is taken to carry until the first bytes show it: from 1 to 10 Gb/s, as spot machines have.
+const RATE_UNKNOWN: RateInterval = RateInterval { low: 125_000_000, high: 1_250_000_000 };
+
+/// Kept free before the deadline, for digests, seals and the commit: a few round trips, and the machine may be gone early.
+const RESERVE: Duration = Duration::from_millis(250);
+
+/// One migration from this process.
+pub(crate) struct SourceRun {
+    migration: MigrationId,
+    session: SourceSession,
+    deadline: Deadline,
+    targets: Vec<u32>,
+    outgoing: Outgoing,
+    names: HashMap<String, ItemId>,
+    groups: HashMap<String, GroupId>,
+    items: HashMap<ItemId, (Item, Region)>,
+    writes: HashMap<ItemId, TransferHandle>,
+    told: Option<RateInterval>,
+    /// How many items the plan in the report is about.
+    planned_items: usize,
+    moved: BTreeMap<&'static str, Moved>,
+    busy: Busy,
+    timeline: Timeline,
+    over: bool,
+}
+
+impl SourceRun {
+    pub(crate) fn new(
+        context: &Context,
+        shared: &Arc<Shared>,
+        migration: MigrationId,
+        generation: &GenerationRecord,
+        hand_over: HandOver,
+        now: Time,
+    ) -> Result<Self, SourceConfigError> {
+        let deadline = Deadline::after(now, hand_over.time_left);
+        let targets = hand_over.targets.clone();
+        let config = SourceConfig {
+            source: migration.source,
+            attempt: migration.attempt,
+            base: generation.clone(),
+            targets: hand_over.targets,
+            owners_after: hand_over.owners_after,
+            deadline,
+            rate: measured(context, &targets).unwrap_or(RATE_UNKNOWN),
+            reserve: RESERVE,
+            policy: PlanPolicy::default(),
+        };
+        let session = SourceSession::new(now, config)?;
+        let view = Arc::new(Mutex::new(View::default()));
+        lock(&view).report.side = "source";
+        Ok(Self {
+            migration,
+            session,
+            deadline,
+            targets,
+            outgoing: Outgoing { jobs: shared.jobs.clone(), view, bell: Arc::clone(&shared.bell) },
+            names: HashMap::new(),
+            groups: HashMap::new(),
+            items: HashMap::new(),
+            writes: HashMap::new(),
+            told: None,
+            planned_items: 0,
+            moved: BTreeMap::new(),
+            busy: Busy::default(),
+            timeline: Timeline::new(now),
+            over: false,
+        })
+    }
+
+    pub(crate) fn outgoing(&self) -> Outgoing {
+        self.outgoing.clone()
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Time> {
+        (!self.over).then(|| self.session.poll_timeout()).flatten()
+    }
+
+    pub(crate) fn offer(&mut self, now: Time, rescues: Vec<Rescue>) -> Result<(), OfferError> {
+        let numbered = self.number(rescues)?;
+        let items = numbered.iter().map(|(item, _)| item.clone()).collect();
+        self.session.handle(now, Input::Items(items)).map_err(OfferError::Refused)?;
+        for (item, region) in numbered {
+            self.names.insert(item.name.to_string(), item.id);
+            self.items.insert(item.id, (item, region));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn cut(&mut self, now: Time, record: Bytes) -> Result<(), OfferError> {
+        self.session.handle(now, Input::Cut { record }).map_err(OfferError::Refused)?;
+        self.timeline.end("cut", now);
+        Ok(())
+    }
+
+    pub(crate) fn withdraw(&mut self, now: Time) -> Result<(), OfferError> {
+        let reason = "the notice was withdrawn".to_owned();
+        self.session.handle(now, Input::Withdraw { reason }).map_err(OfferError::Refused)
+    }
+
+    pub(crate) fn deadline_moved(&mut self, now: Time, deadline: Deadline) {
+        self.deadline = self.deadline.min(deadline);
+        self.input(now, Input::Notice { deadline });
+    }
+
+    pub(crate) fn input(&mut self, now: Time, input: Input) {
+        if let Err(violation) = self.session.handle(now, input) {
+            tracing::warn!(migration = %self.migration, %violation, "ignored");
+        }
+    }
+
+    pub(crate) fn written(&mut self, now: Time, item: ItemId, result: Result<Transferred, TransferError>) {
+        self.writes.remove(&item);
+        if let Some((item, _)) = self.items.get(&item) {
+            self.busy.end(item.class, now);
+        }
+        match result {
+            Ok(moved) => {
+                self.timeline.reach("stream", now);
+                let mut view = lock(&self.outgoing.view);
+                for (backend, bytes) in &moved.over {
+                    *view.report.path.entry(backend.to_string()).or_default() += bytes;
+                }
+                view.report.retried_chunks += u64::from(moved.retried_chunks);
+                drop(view);
+                self.input(now, Input::Written { item, crc32c: moved.crc32c });
+            }
+            Err(error) => {
+                let retry = matches!(error, TransferError::Damaged { .. });
+                self.input(now, Input::WriteFailed { item, retry, reason: error.to_string() });
+            }
+        }
+    }
+
+    /// Lets time pass, and does what the session says until it says nothing more.
+    pub(crate) fn turn(&mut self, context: &Context, now: Time) {
+        if self.over && self.writes.is_empty() {
+            return;
+        }
+        self.measure(context, now);
+        if self.session.poll_timeout().is_some_and(|at| at <= now) {
+            self.session.handle_timeout(now);
+        }
+        while let Some(output) = self.session.poll_output(now) {
+            self.perform(context, now, output);
+        }
+        while let Some(event) = self.session.poll_event() {
+            self.note(now, event);
+        }
+        let mut view = lock(&self.outgoing.view);
+        view.report.moved.clone_from(&self.moved);
+        view.report.phases_s = self.timeline.phases_s();
+    }
+
+    /// Gives items numbers, and their inputs and groups too.
+    fn number(&mut self, rescues: Vec<Rescue>) -> Result<Vec<(Item, Region)>, OfferError> {
+        let mut fresh: HashMap<&str, ItemId> = HashMap::new();
+        for (index, rescue) in rescues.iter().enumerate() {
+            let id = ItemId((self.items.len() + index) as u64);
+            if self.names.contains_key(&rescue.name) || fresh.insert(&rescue.name, id).is_some() {
+                return Err(OfferError::DuplicateName(rescue.name.clone()));
+            }
+        }
+        let known = |name: &str| fresh.get(name).or_else(|| self.names.get(name)).copied();
+        let mut costs = Vec::with_capacity(rescues.len());
+        for rescue in &rescues {
+            costs.push(match &rescue.cost {
+                Cost::Irreplaceable => RecomputeCost::Irreplaceable,
+                Cost::Compute { time, from } => {
+                    let input = |input: &String| {
+                        known(input)
+                            .ok_or_else(|| OfferError::UnknownInput { item: rescue.name.clone(), input: input.clone() })
+                    };
+                    RecomputeCost::Compute { time: *time, from: from.iter().map(input).collect::<Result<_, _>>()? }
+                }
+            });
+        }
+        let first = self.items.len();
+        let items = rescues.into_iter().zip(costs).enumerate().map(|(index, (rescue, cost))| {
+            let item = Item {
+                id: ItemId((first + index) as u64),
+                name: rescue.name.into(),
+                class: rescue.class,
+                bytes: rescue.region.len_bytes(),
+                version: rescue.version,
+                target: rescue.target,
+                group: self.group(rescue.group),
+                cost,
+            };
+            (item, rescue.region)
+        });
+        Ok(items.collect())
+    }
+
+    fn group(&mut self, name: String) -> GroupId {
+        if name.is_empty() {
+            return GroupId::ALONE;
+        }
+        let next = GroupId(self.groups.len() as u32 + 1);
+        *self.groups.entry(name).or_insert(next)
+    }
+
+    /// Tells the session what its links carry, when that is measured anew.
+    fn measure(&mut self, context: &Context, now: Time) {
+        let rate = measured(context, &self.targets);
+        if let Some(rate) = rate.filter(|_| rate != self.told) {
+            self.told = Some(rate);
+            self.input(now, Input::Rate(rate));
+        }
+    }
+
+    fn perform(&mut self, context: &Context, now: Time, output: Output) {
+        match output {
+            Output::Send { to, message } => match context.endpoint.peer(to) {
+                Some(peer) => context.send(peer, &message),
+                None => {
+                    let peer = PeerId { rank: to, incarnation: 0 };
+                    self.input(now, Input::PeerGone { peer, reason: "it is not connected".into() });
+                }
+            },
+            Output::Write { item, to, remote } => self.write(context, now, item, to, remote),
+            Output::Withdraw { item } => {
+                if let Some(write) = self.writes.get(&item).cloned() {
+                    // The fence takes a round trip; how it ends is told by the write's own end.
+                    context.memory_worker.run(move || drop(write.cancel()));
+                }
+            }
+            Output::Propose { record } => context.propose(record),
+            Output::Allocate { .. }
+            | Output::Verify { .. }
+            | Output::FenceAll
+            | Output::PublishSeal { .. }
+            | Output::WatchSeals { .. } => tracing::error!(?output, "a source was told to act as a target"),
+        }
+    }
+
+    fn write(&mut self, context: &Context, now: Time, item: ItemId, to: u32, remote: RemoteRegion) {
+        let (Some(peer), Some((about, region))) = (context.endpoint.peer(to), self.items.get(&item)) else {
+            self.input(now, Input::WriteFailed { item, retry: false, reason: format!("rank {to} is not connected") });
+            return;
+        };
+        self.timeline.end("first byte", now);
+        self.busy.start(about.class, now);
+        let write = context.endpoint.write(peer, region.all(), remote.all(), Lane::Rescue, Some(self.deadline));
+        self.writes.insert(item, write.clone());
+        let jobs: mpsc::Sender<Job> = context.jobs.clone();
+        write.on_done(Box::new(move |result| {
+            // A driver that has ended waits for no write.
+            let _ = jobs.send(Job::Written { item, result: result.clone() });
+        }));
+    }
+
+    fn note(&mut self, now: Time, event: Event) {
+        match event {
+            Event::Planned { verdict } => {
+                tracing::debug!(migration = %self.migration, ?verdict, "planned");
+                let mut view = lock(&self.outgoing.view);
+                let plan = self.session.plan();
+                // Later plans are about what is left; people want to see the one about everything.
+                if plan.rows.len() >= self.planned_items {
+                    self.planned_items = plan.rows.len();
+                    view.report.plan = plan.to_string();
+                }
+                view.report.skipped = plan.recompute.iter().map(|id| self.name(*id)).collect();
+            }
+            Event::Granted => self.timeline.end("grants", now),
+            Event::Landed { item } => {
+                let Some((item, _)) = self.items.get(&item) else { return };
+                let moved = self.moved.entry(item.class.name()).or_default();
+                moved.items += 1;
+                moved.bytes += item.bytes;
+                moved.busy_s = self.busy.seconds(item.class.name());
+                lock(&self.outgoing.view).report.order.push(item.name.to_string());
+            }
+            Event::Committed { record } | Event::Restored { record } | Event::Withdrawn { record } => {
+                self.timeline.end("decision", now);
+                let outcome = Outcome::new(&record, self.migration.source.rank, |id| self.name(id));
+                self.end(outcome.ok_or_else(|| self.abandoned("the store went back to its first generation")));
+            }
+            Event::Superseded { record } => {
+                self.end(Err(self.abandoned(&format!("generation {} came first", record.generation))));
+            }
+            // Not over: a generation that is seen later still counts.
+            Event::Failed { reason } => {
+                let source_rank = self.migration.source.rank;
+                lock(&self.outgoing.view).conclude(Err(MigrationError::StoreLost { source_rank, reason }));
+            }
+            Event::Refused { by, reason } => tracing::warn!(migration = %self.migration, by, reason, "refused"),
+            Event::TargetLost { rank, reason } => {
+                tracing::warn!(migration = %self.migration, rank, reason, "target lost")
+            }
+            Event::Expired => tracing::warn!(migration = %self.migration, "the deadline passed before a decision"),
+            Event::Damaged { item } => tracing::warn!(item = self.name(item), "arrived damaged; sent again"),
+            Event::Sealed { .. } => {}
+        }
+    }
+
+    fn name(&self, id: ItemId) -> String {
+        self.items.get(&id).map_or_else(|| id.to_string(), |(item, _)| item.name.to_string())
+    }
+
+    fn abandoned(&self, reason: &str) -> MigrationError {
+        MigrationError::Abandoned { source_rank: self.migration.source.rank, reason: reason.to_owned() }
+    }
+
+    fn end(&mut self, outcome: Result<Outcome, MigrationError>) {
+        self.over = true;
+        let mut view = lock(&self.outgoing.view);
+        view.report.moved.clone_from(&self.moved);
+        view.report.phases_s = self.timeline.phases_s();
+        view.conclude(outcome);
+    }
+}
+
+/// What the links to all targets carry together, as far as it is measured.
+fn measured(context: &Context, targets: &[u32]) -> Option<RateInterval> {
+    let rates = targets.iter().filter_map(|rank| context.endpoint.rate(context.endpoint.peer(*rank)?));
+    rates.reduce(|sum, rate| RateInterval {
+        low: sum.low.saturating_add(rate.low),
+        high: sum.high.saturating_add(rate.high),
+    })
+}

@@ -1,0 +1,172 @@
+//! Text to values. What is refused says what would be understood.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::LogFormat;
+
+/// Smallest and largest chunk: below, headers and acknowledgements cost more than they protect; above, a lane waits
+/// too long behind one.
+const CHUNK_BYTES: (u64, u64) = (64 << 10, 16 << 20);
+
+/// A duration with a unit, as `30s`, `2m` or `1500ms`; a plain number is seconds.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let found = seconds.or_else(|| humantime::parse_duration(text).ok());
+    found.ok_or_else(|| "a duration is written with its unit, as in 30s, 2m or 1500ms".to_owned())
+}
+
+/// A number of bytes, as `1MiB` (2^20), `4MB` (10^6) or a plain number.
+pub fn size(text: &str) -> Result<u64, String> {
+    let expected = || "a size is a number of bytes with or without a unit, as in 1MiB, 4MB or 1048576".to_owned();
+    scaled(text, &[("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)])
+        .or_else(|| scaled(text, &[("kB", 1e3 as u64), ("KB", 1e3 as u64), ("MB", 1e6 as u64), ("GB", 1e9 as u64)]))
+        .or_else(|| scaled(text, &[("B", 1), ("", 1)]))
+        .ok_or_else(expected)
+}
+
+/// Bytes a second, as `1.2GB/s`, `10Gbit/s` or a plain number; none for `off`.
+pub(super) fn rate(text: &str) -> Result<Option<u64>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let expected = || "a rate is written as 1.2GB/s, 500MiB/s or 10Gbit/s; off means no limit".to_owned();
+    let amount = text.strip_suffix("/s").unwrap_or(text);
+    let bits = scaled(amount, &[("kbit", 125), ("Mbit", 125_000), ("Gbit", 125_000_000)]);
+    match bits.map_or_else(|| size(amount), Ok) {
+        Ok(1..) if text.starts_with('-') => Err(expected()),
+        Ok(rate @ 1..) => Ok(Some(rate)),
+        _ => Err(expected()),
+    }
+}
+
+pub(super) fn chunk(text: &str) -> Result<u32, String> {
+    let (min, max) = CHUNK_BYTES;
+    let chunk = size(text)?;
+    let fits = (min..=max).contains(&chunk);
+    fits.then_some(chunk as u32).ok_or_else(|| "a chunk is 64KiB to 16MiB".to_owned())
+}
+
+/// A switch: `1`, `true`, `yes`, `on` and their opposites.
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => Ok(true),
+        "0" | "false" | "no" | "off" => Ok(false),
+        _ => Err("a switch is 1 or 0".to_owned()),
+    }
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("a log line is written as text or json".to_owned()),
+    }
+}
+
+pub(super) fn number<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "a whole number is expected, not negative and not too large".to_owned())
+}
+
+pub(super) fn within<T: FromStr + PartialOrd + Display + Copy>(min: T, max: T) -> impl Fn(&str) -> Result<T, String> {
+    move |text| {
+        let found = text.parse().ok().filter(|found| (min..=max).contains(found));
+        found.ok_or_else(|| format!("a number from {min} to {max} is expected"))
+    }
+}
+
+pub(super) fn text(text: &str) -> Result<String, String> {
+    Ok(text.to_owned())
+}
+
+/// `HOST:PORT`; whether the host exists is found out when it is needed.
+pub(super) fn address(text: &str) -> Result<String, String> {
+    let parts = text.rsplit_once(':').filter(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    parts.map(|_| text.to_owned()).ok_or_else(|| "an address is written HOST:PORT, as in 127.0.0.1:29501".to_owned())
+}
+
+pub(super) fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "an address of this machine is written IP:PORT, as in 127.0.0.1:0".to_owned())
+}
+
+/// `HOST:PORT`, with the brackets that an IPv6 address needs.
+pub(super) fn join_host_port(host: &str, port: u16) -> String {
+    match host.contains(':') && !host.starts_with('[') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    }
+}
+
+/// A number with one of these units after it, times the unit.
+fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let (number, unit) = units.iter().find_map(|&(name, unit)| Some((text.strip_suffix(name)?.trim_end(), unit)))?;
+    if let Ok(whole) = number.parse::<u64>() {
+        return whole.checked_mul(unit);
+    }
+    let plain = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let bytes = number.parse::<f64>().ok().filter(|_| plain)? * unit as f64;
+    // Beyond 2^53 a fraction has no meaning left.
+    (bytes < (1_u64 << 53) as f64).then_some(bytes as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, milliseconds) in [("30s", 30_000), ("2m", 120_000), ("1500ms", 1500), ("45", 45_000), ("0.5", 500)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["", "soon", "-1", "-1s", "inf", "NaN", "30 parsecs"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("1048576", 1 << 20),
+            ("1MiB", 1 << 20),
+            ("64 KiB", 64 << 10),
+            ("4MB", 4_000_000),
+            ("1.5GB", 1_500_000_000),
+            ("7B", 7),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "MiB", "-1", "1e3", "1 mile", "99999999999999999999", "99999999999GiB", "1.5.5MB"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates() {
+        for (text, bytes_per_s) in [("10Gbit/s", 1_250_000_000), ("500MiB/s", 500 << 20), ("1.2GB", 1_200_000_000)] {
+            assert_eq!(rate(text), Ok(Some(bytes_per_s)), "{text}");
+        }
+        assert_eq!(rate("off"), Ok(None));
+        for text in ["", "0", "fast", "-1GB/s", "1GB/h"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn chunks_are_within_their_limits() {
+        assert_eq!(chunk("64KiB"), Ok(64 << 10));
+        assert_eq!(chunk("16MiB"), Ok(16 << 20));
+        assert!(chunk("65535").is_err() && chunk("16777217").is_err());
+    }
+
+    #[test]
+    fn addresses() {
+        assert_eq!(address("node-0:29501").as_deref(), Ok("node-0:29501"));
+        assert!(address("node-0").is_err() && address(":1").is_err() && address("node:port").is_err());
+        assert_eq!(join_host_port("::1", 5), "[::1]:5");
+        assert_eq!(join_host_port("[::1]", 5), "[::1]:5");
+        assert_eq!(join_host_port("node", 5), "node:5");
+    }
+}

@@ -1,0 +1,28 @@
+//! The moment after which bytes that arrive are worth nothing.
+
+use std::time::Duration;
+
+use crate::Time;
+
+/// A moment on the local clock after which a transfer has no value.
+///
+/// It travels between processes as the time that is left, because their clocks share no origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Deadline(pub Time);
+
+impl Deadline {
+    /// The deadline `left` after `now`.
+    pub fn after(now: Time, left: Duration) -> Self {
+        Self(now.after(left))
+    }
+
+    /// What is left at `now`; zero once it has passed.
+    pub fn left(self, now: Time) -> Duration {
+        self.0.since(now)
+    }
+
+    /// Whether it has passed at `now`. At the very moment it has: "by" excludes the deadline itself.
+    pub fn has_passed(self, now: Time) -> bool {
+        now >= self.0
+    }
+}

@@ -1,0 +1,260 @@
+//! What a receiver knows of the transfers of one peer: which chunk may land, and which never again.
+//!
+//! A chunk may arrive twice, over two links, when the first was thought lost. Only one link at a time may write it;
+//! once it is verified, none; and once its transfer is over, nothing of that transfer is written ever again.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::limits::TRANSFERS_PER_PEER_MAX;
+use crate::path::{LinkId, TransferId};
+
+/// Transfers and chunks that arrive from one peer.
+#[derive(Debug, Default)]
+pub struct Inbound {
+    live: HashMap<TransferId, Live>,
+    over: IdSet,
+    /// What each link is writing just now; a few entries.
+    claims: Vec<(LinkId, Claim)>,
+}
+
+#[derive(Debug, Default)]
+struct Live {
+    /// Offset → checksum of what was verified there.
+    applied: HashMap<u64, u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Claim {
+    transfer: TransferId,
+    offset: u64,
+    len_bytes: u32,
+}
+
+/// What becomes of an arriving chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// It is written. The link in `displaced` was writing it before and must stop first.
+    Place {
+        /// The link whose copy is not wanted any more.
+        displaced: Option<LinkId>,
+    },
+    /// It is there already: thrown away and acknowledged again.
+    Applied {
+        /// Checksum of what lies there.
+        crc32c: u32,
+    },
+    /// Its transfer is over: thrown away.
+    Over,
+    /// The peer has more transfers under way than it may.
+    TooMany,
+}
+
+impl Inbound {
+    /// A chunk begins to arrive on `link`.
+    pub fn begin(&mut self, link: LinkId, transfer: TransferId, offset: u64, len_bytes: u32) -> Begin {
+        if self.over.contains(transfer.0) {
+            return Begin::Over;
+        }
+        let too_many = self.live.len() >= TRANSFERS_PER_PEER_MAX;
+        match self.live.get(&transfer) {
+            None if too_many => return Begin::TooMany,
+            None => _ = self.live.insert(transfer, Live::default()),
+            Some(live) => {
+                if let Some(crc32c) = live.applied.get(&offset) {
+                    return Begin::Applied { crc32c: *crc32c };
+                }
+            }
+        }
+        let claim = Claim { transfer, offset, len_bytes };
+        self.release(link);
+        let other = self.claims.iter().position(|(_, other)| other.overlaps(&claim));
+        let displaced = other.map(|at| self.claims.swap_remove(at).0);
+        self.claims.push((link, claim));
+        Begin::Place { displaced }
+    }
+
+    /// The chunk that `link` was writing has landed with this checksum, which is the right one. `false`: the link
+    /// had been displaced, so this says nothing about the bytes that lie there.
+    pub fn applied(&mut self, link: LinkId, crc32c: u32) -> bool {
+        let Some(claim) = self.release(link) else { return false };
+        let Some(live) = self.live.get_mut(&claim.transfer) else { return false };
+        live.applied.insert(claim.offset, crc32c);
+        true
+    }
+
+    /// `link` writes its chunk no more: damaged, revoked, or lost with the link. `false`: it had been displaced.
+    pub fn abandoned(&mut self, link: LinkId) -> bool {
+        self.release(link).is_some()
+    }
+
+    /// Ends `transfer` for good, and names the links that are writing it and must stop.
+    pub fn fence(&mut self, transfer: TransferId) -> Vec<LinkId> {
+        self.forget(transfer);
+        let (stop, keep) = self.claims.iter().partition(|(_, claim)| claim.transfer == transfer);
+        self.claims = keep;
+        let stop: Vec<(LinkId, Claim)> = stop;
+        stop.into_iter().map(|(link, _)| link).collect()
+    }
+
+    /// The sender knows that `transfer` is complete. A late second copy of one of its chunks lands nowhere.
+    pub fn ended(&mut self, transfer: TransferId) -> Vec<LinkId> {
+        self.fence(transfer)
+    }
+
+    /// Transfers that are under way.
+    pub fn live(&self) -> usize {
+        self.live.len()
+    }
+
+    fn forget(&mut self, transfer: TransferId) {
+        self.live.remove(&transfer);
+        self.over.insert(transfer.0);
+    }
+
+    fn release(&mut self, link: LinkId) -> Option<Claim> {
+        let at = self.claims.iter().position(|(of, _)| *of == link)?;
+        Some(self.claims.swap_remove(at).1)
+    }
+}
+
+impl Claim {
+    fn overlaps(&self, other: &Self) -> bool {
+        self.transfer == other.transfer
+            && self.offset < other.offset.saturating_add(u64::from(other.len_bytes).max(1))
+            && other.offset < self.offset.saturating_add(u64::from(self.len_bytes).max(1))
+    }
+}
+
+/// Numbers that were mostly handed out in order, kept as ranges: as many as there are transfers still under way.
+#[derive(Debug, Default)]
+struct IdSet {
+    /// First → last, both included; ranges neither touch nor overlap.
+    ranges: BTreeMap<u64, u64>,
+}
+
+impl IdSet {
+    /// How many gaps are remembered; an honest peer has at most one per transfer under way.
+    const RANGES_MAX: usize = 2 * TRANSFERS_PER_PEER_MAX;
+
+    fn contains(&self, id: u64) -> bool {
+        self.ranges.range(..=id).next_back().is_some_and(|(_, last)| id <= *last)
+    }
+
+    fn insert(&mut self, id: u64) {
+        if self.contains(id) {
+            return;
+        }
+        let (mut first, mut last) = (id, id);
+        let before = self.ranges.range(..id).next_back().map(|(first, last)| (*first, *last));
+        if let Some((start, end)) = before
+            && end.checked_add(1) == Some(id)
+        {
+            first = start;
+        }
+        if let Some(after) = id.checked_add(1)
+            && let Some(end) = self.ranges.remove(&after)
+        {
+            last = end;
+        }
+        self.ranges.insert(first, last);
+        if self.ranges.len() > Self::RANGES_MAX {
+            self.close_lowest_gap();
+        }
+    }
+
+    /// Forgets the oldest gap by declaring it over: refuses what may be live rather than admit what may be over.
+    fn close_lowest_gap(&mut self) {
+        if let Some((first, _)) = self.ranges.pop_first()
+            && let Some((_, last)) = self.ranges.pop_first()
+        {
+            self.ranges.insert(first, last);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const A: LinkId = LinkId(0);
+    const B: LinkId = LinkId(1);
+    const T: TransferId = TransferId(1);
+
+    #[test]
+    fn the_second_copy_of_a_chunk_displaces_the_first() {
+        let mut inbound = Inbound::default();
+        assert_eq!(inbound.begin(A, T, 0, 10), Begin::Place { displaced: None });
+        assert_eq!(inbound.begin(B, T, 0, 10), Begin::Place { displaced: Some(A) });
+        assert!(!inbound.applied(A, 1), "a displaced link can't vouch for the bytes");
+        assert!(inbound.applied(B, 2));
+        assert_eq!(inbound.begin(A, T, 0, 10), Begin::Applied { crc32c: 2 });
+    }
+
+    #[test]
+    fn after_the_fence_nothing_of_the_transfer_lands() {
+        let mut inbound = Inbound::default();
+        inbound.begin(A, T, 0, 10);
+        inbound.begin(B, TransferId(2), 0, 10);
+        assert_eq!(inbound.fence(T), [A]);
+        assert!(!inbound.applied(A, 1));
+        assert_eq!(inbound.begin(A, T, 10, 10), Begin::Over);
+        assert!(inbound.applied(B, 1), "another transfer is not touched");
+    }
+
+    #[test]
+    fn a_fence_may_come_before_the_first_chunk() {
+        let mut inbound = Inbound::default();
+        assert!(inbound.fence(T).is_empty());
+        assert_eq!(inbound.begin(A, T, 0, 10), Begin::Over);
+    }
+
+    #[test]
+    fn a_damaged_chunk_may_come_again() {
+        let mut inbound = Inbound::default();
+        inbound.begin(A, T, 0, 10);
+        assert!(inbound.abandoned(A));
+        assert_eq!(inbound.begin(A, T, 0, 10), Begin::Place { displaced: None });
+    }
+
+    #[test]
+    fn transfers_under_way_are_limited_from_both_sides() {
+        let mut inbound = Inbound::default();
+        for id in 0..TRANSFERS_PER_PEER_MAX as u64 {
+            assert_eq!(inbound.begin(A, TransferId(id), 0, 1), Begin::Place { displaced: None });
+        }
+        assert_eq!(inbound.begin(A, TransferId(u64::MAX), 0, 1), Begin::TooMany);
+        inbound.ended(TransferId(0));
+        assert_eq!(inbound.begin(A, TransferId(u64::MAX), 0, 1), Begin::Place { displaced: None });
+    }
+
+    proptest! {
+        #[test]
+        fn ids_are_a_set(ids in proptest::collection::vec(0_u64..64, 0..200)) {
+            let mut set = IdSet::default();
+            let mut model = BTreeSet::new();
+            for id in ids {
+                set.insert(id);
+                model.insert(id);
+                for probe in 0..64 {
+                    prop_assert_eq!(set.contains(probe), model.contains(&probe));
+                }
+            }
+            let gaps = model.iter().filter(|id| !model.contains(&(**id + 1))).count();
+            prop_assert_eq!(set.ranges.len(), gaps);
+        }
+    }
+
+    #[test]
+    fn the_ends_of_the_number_line_are_ids_too() {
+        let mut set = IdSet::default();
+        for id in [u64::MAX, 0, u64::MAX - 1] {
+            set.insert(id);
+            assert!(set.contains(id));
+        }
+        assert!(!set.contains(1));
+    }
+}

@@ -1,0 +1,52 @@
+//! Who takes part, and over what they reach each other.
+
+use std::fmt;
+
+/// One process of the job, and which of its lives.
+///
+/// A restarted process keeps its rank and gets a higher incarnation: it is a new peer, and what was meant for its
+/// earlier life is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId {
+    /// The process's rank in the job.
+    pub rank: u32,
+    /// Which life of that rank this is; the first is 1.
+    pub incarnation: u32,
+}
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rank {} (life {})", self.rank, self.incarnation)
+    }
+}
+
+/// A way to move bytes, as named on the wire and in reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum BackendId {
+    /// TCP sockets.
+    Tcp = 1,
+    /// An in-process network for tests.
+    Sim = 2,
+}
+
+impl BackendId {
+    /// The backend of a wire number, if this build knows it.
+    pub fn from_wire(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Tcp),
+            2 => Some(Self::Sim),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for BackendId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Sim => "sim",
+        })
+    }
+}

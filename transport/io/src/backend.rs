@@ -1,0 +1,138 @@
+//! What moves bytes: a backend opens and accepts links, a link carries frames. The seam for shared memory, verbs,
+//! CUDA and NCCL.
+//!
+//! A link is polled and never blocks. The sending side hands it operations; one that doesn't fit comes back. The
+//! receiving side places bytes through the [`Intake`] it is given, which knows the live grants and the fence: a
+//! backend can't write memory in any other way.
+#![allow(unsafe_code, reason = "the backends below this module talk to the system in raw pointers")]
+
+pub mod sim;
+pub mod tcp;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use xfer_transport_core::BackendId;
+use xfer_transport_core::frame::{FrameError, FrameHeader};
+
+use crate::intake::Intake;
+use crate::transfer::Source;
+
+/// What a backend can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// It reaches other machines.
+    pub crosses_hosts: bool,
+    /// Its payload bytes can't change on the way unnoticed, even without our checksums.
+    pub checks_payload: bool,
+    /// Copies of each payload byte that it makes in user space.
+    pub copies: u8,
+}
+
+/// A way to reach peers.
+pub trait Backend: Send + Sync + 'static {
+    /// Which one it is.
+    fn id(&self) -> BackendId;
+
+    /// What it can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Where it listens: what [`Backend::open`] of another process takes.
+    fn address(&self) -> Bytes;
+
+    /// Connects to where a backend of the same kind listens, within `timeout`.
+    fn open(&self, address: &[u8], timeout: Duration) -> io::Result<Box<dyn Link>>;
+
+    /// The next connection from outside; `None` if there was none within `timeout`.
+    fn accept(&self, timeout: Duration) -> io::Result<Option<Box<dyn Link>>>;
+
+    /// Words for an address, for messages to people.
+    fn describe(&self, address: &[u8]) -> String;
+
+    /// Stops listening; what is open stays open.
+    fn close(&self);
+}
+
+/// One connection to one peer. All calls return at once.
+pub trait Link: Send {
+    /// Whose it is.
+    fn backend(&self) -> BackendId;
+
+    /// Whether it would take another operation now.
+    fn has_room(&self) -> bool;
+
+    /// Takes `op`, or gives it back when the link has enough to do: offer it again after [`Link::poll`].
+    fn submit(&mut self, op: Op) -> Result<(), Op>;
+
+    /// Sends what was submitted and takes in what has arrived, as far as that goes without waiting.
+    fn poll(&mut self, intake: &mut Intake) -> Result<(), LinkError>;
+
+    /// Whether everything that was submitted has left this process.
+    fn is_drained(&self) -> bool;
+
+    /// What becomes readable or writable when there is more to do.
+    fn readiness(&self) -> Arc<dyn AsFd + Send + Sync>;
+
+    /// What of it to wait for.
+    fn interest(&self) -> Interest;
+
+    /// A moment at which there is something to do without anything becoming ready.
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Says that nothing more will be sent. What was sent before still arrives.
+    fn finish(&mut self);
+}
+
+/// Something to send.
+#[derive(Debug)]
+pub enum Op {
+    /// A chunk, read from its source while the source's gate is open.
+    Chunk {
+        /// Its header, with the checksum of the source as it was when it was scheduled.
+        header: FrameHeader,
+        /// Where its bytes are.
+        source: Source,
+    },
+    /// Anything else.
+    Message {
+        /// Its header.
+        header: FrameHeader,
+        /// Its bytes.
+        payload: Bytes,
+    },
+}
+
+/// What a link waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Interest {
+    /// Something arrives.
+    pub readable: bool,
+    /// There is room to send.
+    pub writable: bool,
+    /// There is more to do right now.
+    pub at_once: bool,
+}
+
+/// Why a link is over.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LinkError {
+    /// The other end closed it.
+    #[error("closed by the other end")]
+    Closed,
+    /// The system says so.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// What arrived is no frame.
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    /// What arrived is a frame that may not be.
+    #[error("protocol violation: {0}")]
+    Violation(String),
+}

@@ -1,0 +1,203 @@
+//! Takes frames off a TCP connection, chunks straight into the memory they are for.
+
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::AsRawFd;
+
+use bytes::{Bytes, BytesMut};
+use xfer_transport_core::frame::{FrameHeader, FrameKind};
+use xfer_transport_core::limits::FRAME_HEADER_BYTES;
+
+use crate::backend::LinkError;
+use crate::intake::{Intake, Landing};
+use crate::limits::READ_BUDGET_BYTES;
+
+/// Bytes read ahead while no chunk is under way: headers, messages, small chunks. What of a large chunk ends up here
+/// is copied once more, so it is small against a chunk.
+const AHEAD_BYTES: usize = 8 << 10;
+
+/// Where bytes go that are not wanted.
+const SCRATCH_BYTES: usize = 64 << 10;
+
+pub(super) struct Receiver {
+    ahead: Box<[u8; AHEAD_BYTES]>,
+    start: usize,
+    end: usize,
+    frame: Frame,
+    scratch: Option<Box<[u8; SCRATCH_BYTES]>>,
+    /// The budget was used up before the socket was empty.
+    more: bool,
+}
+
+/// The frame that is being received.
+enum Frame {
+    /// Its header is not complete.
+    Header,
+    Chunk {
+        len: usize,
+        at: usize,
+    },
+    Message {
+        header: FrameHeader,
+        payload: BytesMut,
+    },
+}
+
+impl Receiver {
+    pub(super) fn new() -> Self {
+        Self {
+            ahead: Box::new([0; AHEAD_BYTES]),
+            start: 0,
+            end: 0,
+            frame: Frame::Header,
+            scratch: None,
+            more: false,
+        }
+    }
+
+    pub(super) fn has_more(&self) -> bool {
+        self.more
+    }
+
+    /// Receives until nothing is left, the budget is used up, or somebody has to look at what arrived.
+    pub(super) fn receive(&mut self, stream: &TcpStream, intake: &mut Intake) -> Result<(), LinkError> {
+        let mut budget = READ_BUDGET_BYTES;
+        loop {
+            self.parse(intake)?;
+            self.more = budget == 0 || intake.is_paused();
+            if self.more {
+                return Ok(());
+            }
+            let (wanted, got) = match self.read(stream, intake) {
+                Ok((_, 0)) => return Err(LinkError::Closed),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error.into()),
+            };
+            intake.heard(got);
+            if got < wanted {
+                // The socket was empty then; asking again would only cost a call.
+                return self.parse(intake);
+            }
+            budget = budget.saturating_sub(got);
+        }
+    }
+
+    /// Goes through what was read ahead.
+    fn parse(&mut self, intake: &mut Intake) -> Result<(), LinkError> {
+        while !intake.is_paused() {
+            let ahead = &self.ahead[self.start..self.end];
+            match &mut self.frame {
+                Frame::Header => {
+                    if ahead.len() < FRAME_HEADER_BYTES {
+                        return Ok(());
+                    }
+                    let header = FrameHeader::decode(ahead)?;
+                    self.start += FRAME_HEADER_BYTES;
+                    let len = header.len_bytes as usize;
+                    self.frame = if header.kind == FrameKind::Data {
+                        intake.begin_chunk(header)?;
+                        Frame::Chunk { len, at: 0 }
+                    } else {
+                        Frame::Message { header, payload: BytesMut::with_capacity(len) }
+                    };
+                }
+                Frame::Chunk { len, at } => {
+                    if *at < *len {
+                        let part = &ahead[..ahead.len().min(*len - *at)];
+                        if part.is_empty() {
+                            return Ok(());
+                        }
+                        let copied = intake.place(*at, |landing| {
+                            if let Landing::Memory(memory) = landing {
+                                memory.copy_from(*at, part);
+                            }
+                            Ok::<_, LinkError>(part.len())
+                        })?;
+                        self.start += copied;
+                        *at += copied;
+                    }
+                    if at == len {
+                        intake.finish_chunk();
+                        self.frame = Frame::Header;
+                    }
+                }
+                Frame::Message { header, payload } => {
+                    let len = header.len_bytes as usize;
+                    let part = &ahead[..ahead.len().min(len - payload.len())];
+                    payload.extend_from_slice(part);
+                    self.start += part.len();
+                    if payload.len() < len {
+                        return Ok(());
+                    }
+                    let payload: Bytes = std::mem::take(payload).freeze();
+                    intake.message(*header, payload)?;
+                    self.frame = Frame::Header;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One read: how much was asked for, and how much came. Everything read ahead has been gone through, but for
+    /// the beginning of a header.
+    fn read(&mut self, stream: &TcpStream, intake: &mut Intake) -> io::Result<(usize, usize)> {
+        self.ahead.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        if let Frame::Chunk { len, at } = &mut self.frame {
+            // The chunk's rest straight to its place, and the next header in the same call.
+            let rest = *len - *at;
+            let header = &mut self.ahead[self.end..FRAME_HEADER_BYTES];
+            let header_len = header.len();
+            let header = libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: header.len() };
+            let mut wanted = rest + header_len;
+            let mut got = 0;
+            intake.place(*at, |landing| {
+                match landing {
+                    Landing::Memory(memory) => {
+                        let start = memory.as_ptr().wrapping_add(*at);
+                        let parts = [libc::iovec { iov_base: start.cast(), iov_len: rest }, header];
+                        // SAFETY: `begin_chunk` gave `memory` the chunk's length, so `rest` bytes from `at` are in
+                        // it, and it is alive and not fenced while this closure runs; `header` is ours.
+                        got = unsafe { receive_into(stream, &parts) }?;
+                    }
+                    Landing::Discard => {
+                        let scratch = self.scratch.get_or_insert_with(|| Box::new([0; SCRATCH_BYTES]));
+                        wanted = rest.min(SCRATCH_BYTES);
+                        let part = libc::iovec { iov_base: scratch.as_mut_ptr().cast(), iov_len: wanted };
+                        // SAFETY: the scratch is ours and at least `wanted` bytes long.
+                        got = unsafe { receive_into(stream, &[part]) }?;
+                    }
+                }
+                Ok::<_, io::Error>(got.min(rest))
+            })?;
+            *at += got.min(rest);
+            self.end += got.saturating_sub(rest);
+            return Ok((wanted, got));
+        }
+        let room = &mut self.ahead[self.end..];
+        let part = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
+        // SAFETY: `room` is ours, and nothing else looks at it meanwhile.
+        let got = unsafe { receive_into(stream, &[part]) }?;
+        self.end += got;
+        Ok((part.iov_len, got))
+    }
+}
+
+/// Receives into `parts`, one after the other.
+///
+/// # Safety
+///
+/// All parts must be valid for writes. They may be memory that other threads look at: the kernel writes it as it
+/// would for another process, and no reference to it is made here.
+unsafe fn receive_into(stream: &TcpStream, parts: &[libc::iovec]) -> io::Result<usize> {
+    // SAFETY: an all-zero message header is a valid one, with no name, no parts and no control data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = parts.as_ptr().cast_mut();
+    message.msg_iovlen = parts.len();
+    // SAFETY: the message points to `parts`, which the caller vouches for; the kernel doesn't write the array itself.
+    let got = unsafe { libc::recvmsg(stream.as_raw_fd(), &mut message, libc::MSG_DONTWAIT) };
+    usize::try_from(got).map_err(|_| io::Error::last_os_error())
+}

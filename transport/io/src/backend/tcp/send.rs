@@ -1,0 +1,123 @@
+//! Puts frames on a TCP connection, chunks straight from the memory they lie in.
+
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::AsRawFd;
+
+use bytes::Bytes;
+use xfer_transport_core::limits::FRAME_HEADER_BYTES;
+
+use crate::backend::{LinkError, Op};
+use crate::transfer::Source;
+
+/// What a chunk is filled up with whose source was closed when its header had left already.
+static PADDING: [u8; 64 << 10] = [0; 64 << 10];
+
+pub(super) struct Sender {
+    /// The frame that is being sent.
+    frame: Option<Sending>,
+    /// Why nothing more can be sent; said at the next advance.
+    failed: Option<io::Error>,
+}
+
+struct Sending {
+    header: [u8; FRAME_HEADER_BYTES],
+    payload: Payload,
+    /// Bytes of header and payload that have left.
+    sent: usize,
+    len: usize,
+}
+
+enum Payload {
+    Message(Bytes),
+    Chunk(Source),
+}
+
+impl Sender {
+    pub(super) fn new() -> Self {
+        Self { frame: None, failed: None }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.frame.is_none() && self.failed.is_none()
+    }
+
+    /// Takes a frame and sends as much of it as there is room for.
+    pub(super) fn submit(&mut self, stream: &TcpStream, op: Op) -> Result<(), Op> {
+        if !self.is_idle() {
+            return Err(op);
+        }
+        let (header, payload) = match op {
+            Op::Chunk { header, source } => (header, Payload::Chunk(source)),
+            Op::Message { header, payload } => (header, Payload::Message(payload)),
+        };
+        let len = FRAME_HEADER_BYTES + header.len_bytes as usize;
+        self.frame = Some(Sending { header: header.encode(), payload, sent: 0, len });
+        if let Err(LinkError::Io(error)) = self.advance(stream) {
+            self.failed = Some(error);
+        }
+        Ok(())
+    }
+
+    /// Sends on.
+    pub(super) fn advance(&mut self, stream: &TcpStream) -> Result<(), LinkError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error.into());
+        }
+        while let Some(frame) = &mut self.frame {
+            match frame.send(stream) {
+                Ok(sent) => frame.sent += sent,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error.into()),
+            }
+            if frame.sent == frame.len {
+                self.frame = None;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Sending {
+    fn send(&self, stream: &TcpStream) -> io::Result<usize> {
+        let header = &self.header[self.sent.min(FRAME_HEADER_BYTES)..];
+        let at = self.sent.saturating_sub(FRAME_HEADER_BYTES);
+        let left = self.len - FRAME_HEADER_BYTES - at;
+        match &self.payload {
+            // SAFETY: both are ours, and a message's bytes are as long as its header says.
+            Payload::Message(payload) => unsafe { send_from(stream, header, payload[at..].as_ptr(), left) },
+            Payload::Chunk(source) => match source.read() {
+                Some(reading) => {
+                    let start = reading.slice().as_ptr().wrapping_add(at);
+                    // SAFETY: the source is as long as the chunk's header says, and lives and may be read for as
+                    // long as `reading` is held.
+                    unsafe { send_from(stream, header, start, left) }
+                }
+                // The frame has to end somehow, and its receiver throws it away.
+                // SAFETY: the padding is at least as long as what is sent of it.
+                None => unsafe { send_from(stream, header, PADDING.as_ptr(), left.min(PADDING.len())) },
+            },
+        }
+    }
+}
+
+/// Sends what is left of a header, and `len` bytes from `start`.
+///
+/// # Safety
+///
+/// `start` must be valid for reads of `len` bytes. Other threads may write them meanwhile: the kernel reads them as
+/// it would for another process, and no reference to them is made here.
+unsafe fn send_from(stream: &TcpStream, header: &[u8], start: *const u8, len: usize) -> io::Result<usize> {
+    let parts = [
+        libc::iovec { iov_base: header.as_ptr().cast_mut().cast(), iov_len: header.len() },
+        libc::iovec { iov_base: start.cast_mut().cast(), iov_len: len },
+    ];
+    // SAFETY: an all-zero message header is a valid one, with no name, no parts and no control data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = parts.as_ptr().cast_mut();
+    message.msg_iovlen = parts.len();
+    // SAFETY: the message points to `parts`, which the caller vouches for; sending only reads.
+    let sent = unsafe { libc::sendmsg(stream.as_raw_fd(), &message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}

@@ -1,0 +1,100 @@
+//! How an endpoint is set up.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use xfer_transport_core::PeerId;
+use xfer_transport_core::limits::{CHUNK_BYTES_DEFAULT, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, JOB_BYTES_MAX, LINKS_PER_PEER_MAX};
+
+use crate::backend::Backend;
+use crate::backend::tcp::TcpBackend;
+use crate::error::StartError;
+
+/// How an endpoint is set up. Start from [`EndpointConfig::new`] and change what differs.
+#[derive(Clone)]
+pub struct EndpointConfig {
+    /// Who this process is. A process that was restarted has the same rank and a higher incarnation.
+    pub id: PeerId,
+    /// The job: processes of different jobs refuse each other.
+    pub job: String,
+    /// Where to listen. An address that other machines reach needs `XFER_INSECURE=1`: links are not encrypted.
+    pub bind: SocketAddr,
+    /// Links for data to each peer, besides one for control.
+    pub links_per_peer: usize,
+    /// Bytes of a chunk, the unit of scheduling, checking and sending again.
+    pub chunk_bytes: u32,
+    /// Payload bytes that may leave per second, all peers together.
+    pub egress_bytes_per_s: Option<u64>,
+    /// What moves bytes; TCP on `bind` if there is none.
+    pub backends: Vec<Arc<dyn Backend>>,
+}
+
+impl EndpointConfig {
+    /// The defaults for one process of a job.
+    pub fn new(id: PeerId, job: impl Into<String>) -> Self {
+        Self {
+            id,
+            job: job.into(),
+            bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            // Two keep a large transfer going when one is lost; more only help where one core can't fill the network.
+            links_per_peer: 2,
+            chunk_bytes: CHUNK_BYTES_DEFAULT,
+            egress_bytes_per_s: None,
+            backends: Vec::new(),
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), StartError> {
+        let refuse = |sentence: String| Err(StartError::Config(sentence));
+        if self.job.len() > JOB_BYTES_MAX {
+            return refuse(format!("a job's name has at most {JOB_BYTES_MAX} bytes, this one has {}", self.job.len()));
+        }
+        if !(CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&self.chunk_bytes) {
+            return refuse(format!(
+                "a chunk has {CHUNK_BYTES_MIN} to {CHUNK_BYTES_MAX} bytes, not {}",
+                self.chunk_bytes
+            ));
+        }
+        // Half of the limit: both ends may connect at the same moment.
+        let links_max = LINKS_PER_PEER_MAX / 2 - 1;
+        if !(1..=links_max).contains(&self.links_per_peer) {
+            return refuse(format!("a peer has 1 to {links_max} data links, not {}", self.links_per_peer));
+        }
+        Ok(())
+    }
+
+    /// The backends to use.
+    pub(crate) fn open_backends(&self) -> Result<Vec<Arc<dyn Backend>>, StartError> {
+        if !self.backends.is_empty() {
+            return Ok(self.backends.clone());
+        }
+        let insecure = std::env::var_os("XFER_INSECURE").is_some_and(|value| value == "1");
+        if !self.bind.ip().is_loopback() && !insecure {
+            return Err(StartError::Exposed(self.bind));
+        }
+        if self.bind.ip().is_unspecified() {
+            return Err(StartError::Config(format!(
+                "{} says nothing to a peer: bind the address at which this machine is reached",
+                self.bind
+            )));
+        }
+        let tcp = TcpBackend::bind(self.bind).map_err(|error| StartError::Bind { address: self.bind, error })?;
+        Ok(vec![Arc::new(tcp)])
+    }
+}
+
+impl fmt::Debug for EndpointConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let backends: Vec<String> = self.backends.iter().map(|backend| backend.id().to_string()).collect();
+        f.debug_struct("EndpointConfig")
+            .field("id", &self.id)
+            .field("job", &self.job)
+            .field("bind", &self.bind)
+            .field("links_per_peer", &self.links_per_peer)
+            .field("chunk_bytes", &self.chunk_bytes)
+            .field("egress_bytes_per_s", &self.egress_bytes_per_s)
+            .field("backends", &backends)
+            .finish()
+    }
+}

@@ -1,0 +1,163 @@
+//! What is written arrives, and lanes are lanes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use xfer_transport_core::limits::lane_window_bytes;
+
+use super::{Make, PATIENCE, Pair, Random, eventually, pattern, seed};
+use crate::{BackendId, Lane, Region, TransferError};
+
+/// Sizes around which something could go wrong: nothing, one byte, a page less one, a chunk, several and a bit.
+pub const SIZES_BYTES: [u64; 5] = [0, 1, 4095, 1 << 20, (5 << 20) + 3];
+
+/// Every size arrives whole, is accounted for, and its checksum is the source's and the destination's.
+pub fn bytes_of_all_sizes_arrive(make: Make<'_>) {
+    let pair = Pair::new(make);
+    for (salt, len_bytes) in SIZES_BYTES.into_iter().enumerate() {
+        let source = Region::from_vec(pattern(len_bytes, salt as u64));
+        let (destination, grant) = pair.granted(len_bytes);
+        let write = pair.sender.write(pair.receiver.id(), source.all(), grant.remote().all(), Lane::Step, None);
+        let done = write.wait(Some(PATIENCE)).expect("applied and verified");
+        assert_eq!(done.bytes, len_bytes);
+        assert_eq!(done.crc32c, source.crc32c());
+        assert_eq!(done.over.iter().map(|(_, bytes)| bytes).sum::<u64>(), len_bytes);
+        assert_eq!(grant.received(), len_bytes);
+        assert_eq!(destination.copy_to_vec(), source.copy_to_vec());
+    }
+    let (sent, received) = (pair.sender.stats(), pair.receiver.stats());
+    let total: u64 = SIZES_BYTES.iter().sum();
+    assert_eq!(sent.transfers_done, SIZES_BYTES.len() as u64);
+    assert_eq!(sent.lane(Lane::Step).done_bytes, total);
+    assert_eq!(received.lane(Lane::Step).received_bytes, total);
+    assert_eq!(sent.lane(Lane::Step).sent_bytes, total, "nothing had to be sent twice");
+}
+
+/// A range of the source lands in a range of the destination, and nowhere else.
+pub fn odd_ranges_arrive_where_they_belong(make: Make<'_>) {
+    let pair = Pair::with(make, |config| config.chunk_bytes = 4096);
+    let mut random = Random(seed());
+    let source = Region::from_vec(pattern(100_003, 1));
+    for _ in 0..50 {
+        let (destination, grant) = pair.granted(70_001);
+        let len_bytes = random.below(60_000);
+        let from = random.below(100_003 - len_bytes);
+        let to = random.below(70_001 - len_bytes);
+        let slice = source.slice(from..from + len_bytes).expect("inside");
+        let remote = grant.remote().slice(to, len_bytes).expect("inside");
+        let write = pair.sender.write(pair.receiver.id(), slice, remote, Lane::Bulk, None);
+        write.wait(Some(PATIENCE)).expect("applied and verified");
+        let mut expected = vec![0; 70_001];
+        expected[to as usize..(to + len_bytes) as usize]
+            .copy_from_slice(&source.copy_to_vec()[from as usize..(from + len_bytes) as usize]);
+        assert!(destination.copy_to_vec() == expected, "{len_bytes} bytes from {from} to {to}");
+    }
+}
+
+/// Many transfers at once, both ways and in all lanes, don't disturb each other.
+pub fn many_transfers_at_once_arrive(make: Make<'_>) {
+    const EACH_WAY: u64 = 200;
+    let pair = Pair::with(make, |config| config.chunk_bytes = 16 << 10);
+    let mut random = Random(seed());
+    let mut under_way = Vec::new();
+    for salt in 0..2 * EACH_WAY {
+        let (from, to) = if salt % 2 == 0 {
+            (&pair.sender, &pair.receiver)
+        } else {
+            (&pair.receiver, &pair.sender)
+        };
+        let source = Region::from_vec(pattern(random.below(100_000), salt));
+        let destination = Region::allocate(source.len_bytes()).expect("memory");
+        let grant = to.grant(&destination, from.id()).expect("a grant");
+        let lane = Lane::ALL[random.below(4) as usize];
+        let write = from.write(to.id(), source.all(), grant.remote().all(), lane, None);
+        under_way.push((write, source, destination, grant));
+    }
+    for (write, source, destination, _grant) in under_way {
+        let done = write.wait(Some(PATIENCE)).expect("applied and verified");
+        assert_eq!(done.crc32c, source.crc32c());
+        assert!(destination.copy_to_vec() == source.copy_to_vec());
+    }
+}
+
+/// A small step transfer doesn't wait for a large rescue that was there before it.
+pub fn a_step_overtakes_a_rescue(make: Make<'_>) {
+    const RESCUE_BYTES: u64 = 128 << 20;
+    let pair = Pair::new(make);
+    let rescue = Region::allocate(RESCUE_BYTES).expect("memory");
+    let (_rescued, rescue_grant) = pair.granted(RESCUE_BYTES);
+    let step = Region::from_vec(pattern(64 << 10, 2));
+    let (stepped, step_grant) = pair.granted(64 << 10);
+    let (to, lane) = (pair.receiver.id(), Lane::Rescue);
+    let rescuing = pair.sender.write(to, rescue.all(), rescue_grant.remote().all(), lane, None);
+    eventually("the rescue is under way", || rescue_grant.received() > 0);
+    // Read when the step completes, on the thread that completes it.
+    let received_then = Arc::new(AtomicU64::new(u64::MAX));
+    let (then, grant) = (Arc::clone(&received_then), rescue_grant);
+    let grant = Arc::new(grant);
+    let watched = Arc::clone(&grant);
+    let stepping = pair.sender.write(to, step.all(), step_grant.remote().all(), Lane::Step, None);
+    stepping.on_done(Box::new(move |_| then.store(watched.received(), Ordering::SeqCst)));
+    stepping.wait(Some(PATIENCE)).expect("applied and verified");
+    assert_eq!(stepped.crc32c(), step.crc32c());
+    eventually("the callback ran", || received_then.load(Ordering::SeqCst) != u64::MAX);
+    assert!(received_then.load(Ordering::SeqCst) < RESCUE_BYTES, "the step waited for all of the rescue");
+    rescuing.wait(Some(PATIENCE)).expect("the rescue goes on");
+    assert_eq!(grant.received(), RESCUE_BYTES);
+}
+
+/// A receiver that takes nothing costs its sender no more than the lane's window.
+pub fn what_is_posted_is_bounded(make: Make<'_>) {
+    let pair = Pair::new(make);
+    let len_bytes = 4 * lane_window_bytes(Lane::Rescue);
+    let source = Region::allocate(len_bytes).expect("memory");
+    let (_destination, grant) = pair.granted(len_bytes);
+    pair.receiver_links.pause(true);
+    let write = pair.sender.write(pair.receiver.id(), source.all(), grant.remote().all(), Lane::Rescue, None);
+    let window = lane_window_bytes(Lane::Rescue);
+    let sent = || pair.sender.stats().lane(Lane::Rescue).sent_bytes;
+    eventually("the window is used", || sent() >= window);
+    // Until the first link is given up for dead, and what it carried goes again over the next.
+    while pair.sender.stats().links_lost == 0 && write.try_result().is_none() {
+        let (posted, lost) = (sent(), pair.sender.stats().links_lost);
+        assert!(posted <= window || lost > 0, "{posted} bytes were posted to a peer that takes nothing");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let outcome = write.wait(Some(PATIENCE));
+    assert!(matches!(outcome, Err(TransferError::PeerGone { .. })), "{outcome:?}");
+    pair.receiver_links.pause(false);
+}
+
+/// A transfer says which backend carried it.
+pub fn the_path_is_reported(make: Make<'_>, expected: BackendId) {
+    let pair = Pair::new(make);
+    let source = Region::from_vec(pattern(3 << 20, 3));
+    let (_destination, grant) = pair.granted(3 << 20);
+    let write = pair.sender.write(pair.receiver.id(), source.all(), grant.remote().all(), Lane::Step, None);
+    let done = write.wait(Some(PATIENCE)).expect("applied and verified");
+    assert_eq!(done.over, [(expected, 3 << 20)]);
+    assert_eq!(done.retried_chunks, 0);
+}
+
+/// A limit on what leaves is kept, and lifted when it is lifted.
+pub fn the_egress_limit_holds(make: Make<'_>) {
+    const BYTES_PER_S: u64 = 20_000_000;
+    let pair = Pair::with(make, |config| {
+        config.chunk_bytes = 64 << 10;
+        config.egress_bytes_per_s = Some(BYTES_PER_S);
+    });
+    let source = Region::from_vec(pattern(4_000_000, 4));
+    let (_destination, grant) = pair.granted(4_000_000);
+    let write = || pair.sender.write(pair.receiver.id(), source.all(), grant.remote().all(), Lane::Bulk, None);
+    let limited = write().wait(Some(PATIENCE)).expect("applied and verified");
+    // What may leave at once, and the last chunk, which may overdraw.
+    let free = BYTES_PER_S / 50 + (64 << 10);
+    let least = (4_000_000 - free) as f64 / BYTES_PER_S as f64;
+    assert!(limited.took.as_secs_f64() >= least, "{:?}, not {least} s", limited.took);
+    pair.sender.set_egress_limit(Some(1_000));
+    let slow = write();
+    eventually("the limit holds it up", || pair.sender.stats().transfers_started == 2);
+    pair.sender.set_egress_limit(None);
+    slow.wait(Some(PATIENCE)).expect("the limit is lifted");
+}

@@ -1,0 +1,284 @@
+//! The endpoint: one process's end of all its connections.
+
+use std::sync::atomic::AtomicUsize;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use std::{fmt, io, thread};
+
+use bytes::Bytes;
+use xfer_transport_core::frame;
+use xfer_transport_core::path::Request;
+use xfer_transport_core::ticket::Ticket;
+use xfer_transport_core::{Deadline, Lane, PeerId, RateInterval, RemoteSlice, Time};
+
+use crate::backend::Backend;
+use crate::backlog::Backlog;
+use crate::config::EndpointConfig;
+use crate::dial::Dialer;
+use crate::error::{ConnectError, DownReason, GrantError, SendError, StartError, TransferError};
+use crate::grants::{Grant, random_u64};
+use crate::greeting::{Accepting, Pending, Side};
+use crate::hub::{Channel, Incoming, PeerEvent};
+use crate::limits::{ACCEPT_WAIT, LINGER, REDIAL_EVERY, SHUTDOWN_REST};
+use crate::memory::{Region, Slice};
+use crate::peers::Peers;
+use crate::shared::Shared;
+use crate::stats::{Stats, add};
+use crate::transfer::{Transfer, TransferHandle};
+use crate::worker::Worker;
+
+/// One process's end of all its connections. Clones are the same endpoint; dropping the last one shuts it down.
+#[derive(Clone)]
+pub struct Endpoint(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
+    peers: Arc<Peers>,
+    dialer: Arc<Dialer>,
+    backends: Vec<Arc<dyn Backend>>,
+    /// Dropping it ends the thread that tends to lost links.
+    tend: Mutex<Option<SyncSender<()>>>,
+}
+
+impl Endpoint {
+    /// Listens, and serves whoever connects, from now on.
+    pub fn start(config: EndpointConfig) -> Result<Self, StartError> {
+        config.check()?;
+        let backends = config.open_backends()?;
+        let shared = Arc::new(Shared::new(
+            config.id,
+            config.job,
+            random_u64(),
+            config.chunk_bytes,
+            config.links_per_peer,
+        ));
+        shared.bucket().set(config.egress_bytes_per_s, shared.now());
+        let peers = Arc::new(Peers::new(Arc::clone(&shared)));
+        let dialer = Arc::new(Dialer::new(Arc::clone(&shared), Arc::clone(&peers), backends.clone()));
+        let (tend, ended) = sync_channel(1);
+        let inner = Inner { shared, peers, dialer, backends, tend: Mutex::new(Some(tend)) };
+        inner.start_threads(ended)?;
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Who this process is.
+    pub fn id(&self) -> PeerId {
+        self.0.shared.id
+    }
+
+    /// The endpoint's clock: monotonic, and nobody else's.
+    pub fn now(&self) -> Time {
+        self.0.shared.now()
+    }
+
+    /// The deadline that is `left` from now.
+    pub fn deadline_in(&self, left: Duration) -> Deadline {
+        Deadline::after(self.now(), left)
+    }
+
+    /// How peers reach this process: opaque bytes, for any store to carry.
+    pub fn ticket(&self) -> Bytes {
+        let shared = &self.0.shared;
+        let addresses = self.0.backends.iter().map(|backend| (backend.id(), backend.address())).collect();
+        let ticket =
+            Ticket { version: frame::VERSION, job: shared.job.clone(), id: shared.id, nonce: shared.nonce, addresses };
+        ticket.encode()
+    }
+
+    /// Connects to the process that a ticket names, within `timeout`. Nothing happens if it is connected already,
+    /// whoever began.
+    pub fn connect(&self, ticket: &[u8], timeout: Duration) -> Result<PeerId, ConnectError> {
+        if self.0.shared.is_stopping() {
+            return Err(ConnectError::ShutDown);
+        }
+        let ticket = Ticket::decode(ticket)?;
+        Ok(self.0.dialer.connect(&ticket, timeout)?.id())
+    }
+
+    /// The life of `rank` that is connected now.
+    pub fn peer(&self, rank: u32) -> Option<PeerId> {
+        self.0.peers.connected(rank).map(|peer| peer.id())
+    }
+
+    /// Lets `to`, and nobody else, write into `region` until the grant is revoked or dropped.
+    pub fn grant(&self, region: &Region, to: PeerId) -> Result<Grant, GrantError> {
+        if self.0.shared.is_stopping() {
+            return Err(GrantError::ShutDown);
+        }
+        self.0.shared.grants.grant(region, to)
+    }
+
+    /// Copies `from` into memory that `peer` has granted. Never blocks; errors come through the handle.
+    ///
+    /// The transfer is done once every byte is at its destination and was verified there. Without a deadline it goes
+    /// on until the peer is gone.
+    pub fn write(
+        &self,
+        peer: PeerId,
+        from: Slice,
+        to: RemoteSlice,
+        lane: Lane,
+        deadline: Option<Deadline>,
+    ) -> TransferHandle {
+        add(&self.0.shared.counters.transfers_started, 1);
+        self.try_write(peer, from, to, lane, deadline).unwrap_or_else(|error| {
+            add(&self.0.shared.counters.transfers_failed, 1);
+            TransferHandle::failed(lane, error)
+        })
+    }
+
+    fn try_write(
+        &self,
+        peer: PeerId,
+        from: Slice,
+        to: RemoteSlice,
+        lane: Lane,
+        deadline: Option<Deadline>,
+    ) -> Result<TransferHandle, TransferError> {
+        if self.0.shared.is_stopping() {
+            return Err(TransferError::ShutDown);
+        }
+        let len_bytes = from.len_bytes();
+        if len_bytes != to.len_bytes() {
+            return Err(TransferError::LengthMismatch { source_bytes: len_bytes, destination_bytes: to.len_bytes() });
+        }
+        let connected = self.0.peers.find(peer).ok_or(TransferError::NotConnected(peer))?;
+        let transfer = Arc::new(Transfer::new(lane, len_bytes, Some(from)));
+        let request = Request { lane, region: to.region().id, offset: to.offset(), len_bytes, deadline };
+        connected.write(transfer, request)
+    }
+
+    /// Sends a message: it arrives once, and in order with the others of its channel to that peer, unless the peer
+    /// goes first. Never blocks; when the peer doesn't take its messages the queue is full.
+    pub fn send(&self, peer: PeerId, channel: Channel, payload: Bytes) -> Result<(), SendError> {
+        if self.0.shared.is_stopping() {
+            return Err(SendError::ShutDown);
+        }
+        self.0.peers.find(peer).ok_or(SendError::NotConnected(peer))?.send(channel, payload)
+    }
+
+    /// The messages of a channel from all peers, including those that came before anybody asked. One subscriber a
+    /// channel: a later one takes its place.
+    pub fn subscribe(&self, channel: Channel) -> Receiver<Incoming> {
+        let receiver = self.0.shared.hub.subscribe(channel);
+        for peer in self.0.peers.all() {
+            Backlog::offer(&peer, Some(channel));
+            peer.kick();
+        }
+        receiver
+    }
+
+    /// Who comes and goes from now on. Each call is a new subscriber.
+    pub fn events(&self) -> Receiver<PeerEvent> {
+        self.0.shared.hub.subscribe_events()
+    }
+
+    /// What the path to `peer` carries, as measured while it was busy.
+    pub fn rate(&self, peer: PeerId) -> Option<RateInterval> {
+        self.0.peers.find(peer)?.rate()
+    }
+
+    /// Limits the payload bytes that leave per second, all peers together; `None` is no limit.
+    pub fn set_egress_limit(&self, bytes_per_s: Option<u64>) {
+        self.0.shared.bucket().set(bytes_per_s, self.now());
+        for peer in self.0.peers.all() {
+            peer.workers().iter().for_each(|worker| worker.wake());
+        }
+    }
+
+    /// What has been done since the start.
+    pub fn stats(&self) -> Stats {
+        self.0.shared.counters.snapshot()
+    }
+
+    /// Says goodbye to all peers and ends everything: within two seconds, whatever they do. Queued messages get half
+    /// a second to leave; transfers end with [`TransferError::ShutDown`].
+    pub fn shutdown(&self) {
+        self.0.shutdown();
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Endpoint({} of job {:?})", self.0.shared.id, self.0.shared.job)
+    }
+}
+
+impl Inner {
+    fn start_threads(&self, ended: Receiver<()>) -> io::Result<()> {
+        let handshakes = Arc::<AtomicUsize>::default();
+        for backend in &self.backends {
+            let (backend, peers) = (Arc::clone(backend), Arc::clone(&self.peers));
+            let handshakes = Arc::clone(&handshakes);
+            let running = self.shared.threads.enter();
+            thread::Builder::new().name(format!("xfer-accept-{}", backend.id())).spawn(move || {
+                let _running = running;
+                accept(&*backend, &peers, &handshakes);
+            })?;
+        }
+        let dialer = Arc::clone(&self.dialer);
+        let running = self.shared.threads.enter();
+        thread::Builder::new().name("xfer-tend".into()).spawn(move || {
+            let _running = running;
+            while ended.recv_timeout(REDIAL_EVERY) == Err(RecvTimeoutError::Timeout) {
+                dialer.redial();
+            }
+        })?;
+        Ok(())
+    }
+
+    fn shutdown(&self) {
+        if !self.shared.stop() {
+            return;
+        }
+        self.tend.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let peers = self.peers.all();
+        let until = Instant::now() + LINGER;
+        while Instant::now() < until && peers.iter().any(|peer| peer.down_reason().is_none() && !peer.path().is_flushed()) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        for peer in &peers {
+            // Goodbye says that nothing more is written here, so that has to be true by then.
+            peer.stop_landing();
+            peer.workers().iter().for_each(|worker| worker.leave());
+        }
+        self.backends.iter().for_each(|backend| backend.close());
+        if !self.shared.threads.wait(SHUTDOWN_REST) {
+            tracing::warn!("threads of {} are still running after the shutdown", self.shared.id);
+        }
+        peers.iter().for_each(|peer| peer.bring_down(DownReason::ShutDown));
+        self.shared.hub.close();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+/// Gives whoever connects a thread, as long as not too many are still unknown.
+fn accept(backend: &dyn Backend, peers: &Arc<Peers>, handshakes: &Arc<AtomicUsize>) {
+    let shared = peers.shared();
+    while !shared.is_stopping() {
+        let link = match backend.accept(ACCEPT_WAIT) {
+            Ok(Some(link)) => link,
+            Ok(None) => continue,
+            Err(error) => {
+                tracing::warn!("can't accept over {}: {error}", backend.id());
+                // Out of descriptors, most likely: some may be free again soon.
+                thread::sleep(ACCEPT_WAIT);
+                continue;
+            }
+        };
+        let Some(pending) = Pending::enter(handshakes) else {
+            add(&shared.counters.handshakes_refused, 1);
+            continue;
+        };
+        let accepting = Accepting { peers: Arc::clone(peers), pending: Some(pending) };
+        if let Err(error) = Worker::start(link, Side::Accepting(accepting), shared) {
+            tracing::warn!("no thread for a new connection: {error}");
+        }
+    }
+}

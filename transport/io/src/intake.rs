@@ -1,0 +1,267 @@
+//! The receiving end of a link: where arriving bytes may go, and the fence that stops them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use xfer_transport_core::RegionId;
+use xfer_transport_core::frame::{FrameHeader, FrameKind};
+use xfer_transport_core::inbound::Begin;
+use xfer_transport_core::integrity::crc32c;
+use xfer_transport_core::message::{Ack, LinkMessage, Refusal};
+use xfer_transport_core::path::{LinkId, TransferId};
+
+use crate::backend::LinkError;
+use crate::grants::{Entry, Grants};
+use crate::memory::Slice;
+use crate::peer::Peer;
+use crate::stats::{Counters, add};
+
+/// The one place through which a link writes granted memory. Whoever ends a transfer or a grant empties it; the link
+/// holds its lock during every single copy.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    /// The grant that is being written, 0 for none: lets a fence pass by links that are busy elsewhere.
+    region: AtomicU64,
+    target: Mutex<Option<Target>>,
+}
+
+#[derive(Debug)]
+struct Target {
+    transfer: TransferId,
+    offset: u64,
+    memory: Slice,
+    entry: Arc<Entry>,
+}
+
+/// Takes in what arrives on one link.
+#[derive(Debug)]
+pub struct Intake {
+    link: LinkId,
+    slot: Arc<Slot>,
+    grants: Arc<Grants>,
+    counters: Arc<Counters>,
+    /// Who is at the other end, once that is known.
+    peer: Option<Arc<Peer>>,
+    chunk: Option<Arriving>,
+    /// The link is about to end: chunks are read only to get at what follows them.
+    discards: bool,
+    pub(crate) acks: Vec<Ack>,
+    pub(crate) replies: Vec<LinkMessage>,
+    pub(crate) messages: Vec<(FrameHeader, Bytes)>,
+    pub(crate) heard_bytes: u64,
+}
+
+#[derive(Debug)]
+struct Arriving {
+    header: FrameHeader,
+    /// Whether it was to be written when it began.
+    wanted: bool,
+    crc32c: u32,
+}
+
+/// Where the next bytes of a chunk go.
+#[derive(Debug)]
+pub enum Landing<'a> {
+    /// Into the granted memory.
+    Memory(&'a Slice),
+    /// Nowhere: they are of a transfer or grant that is over.
+    Discard,
+}
+
+impl Intake {
+    pub(crate) fn new(link: LinkId, slot: Arc<Slot>, grants: Arc<Grants>, counters: Arc<Counters>) -> Self {
+        grants.register(&slot);
+        Self {
+            link,
+            slot,
+            grants,
+            counters,
+            peer: None,
+            chunk: None,
+            discards: false,
+            acks: Vec::new(),
+            replies: Vec::new(),
+            messages: Vec::new(),
+            heard_bytes: 0,
+        }
+    }
+
+    /// Who is at the other end is known; or, with `None`, not of interest any more.
+    pub(crate) fn set_peer(&mut self, peer: Option<Arc<Peer>>) {
+        self.peer = peer;
+    }
+
+    /// From here on nothing is written.
+    pub(crate) fn discard_all(&mut self) {
+        self.discards = true;
+        self.slot.clear();
+    }
+
+    /// Whether what arrived so far has to be dealt with before anything else is taken in: what follows a greeting
+    /// depends on whom it introduced.
+    pub fn is_paused(&self) -> bool {
+        self.peer.is_none() && !self.discards && !self.messages.is_empty()
+    }
+
+    /// Bytes have arrived, of whatever kind: the other end is alive.
+    pub fn heard(&mut self, bytes: usize) {
+        self.heard_bytes += bytes as u64;
+    }
+
+    /// A message has arrived whole.
+    pub fn message(&mut self, header: FrameHeader, payload: Bytes) -> Result<(), LinkError> {
+        if crc32c(&payload) != header.payload_crc32c {
+            return Err(LinkError::Violation(format!("a damaged {:?} frame", header.kind)));
+        }
+        self.messages.push((header, payload));
+        Ok(())
+    }
+
+    /// A chunk begins to arrive. Its bytes follow through [`Intake::place`], in order, and then
+    /// [`Intake::finish_chunk`].
+    pub fn begin_chunk(&mut self, header: FrameHeader) -> Result<(), LinkError> {
+        if self.discards {
+            self.chunk = Some(Arriving { header, wanted: false, crc32c: 0 });
+            return Ok(());
+        }
+        let Some(peer) = self.peer.clone() else {
+            return Err(LinkError::Violation("a chunk before the greeting".into()));
+        };
+        debug_assert_eq!(header.kind, FrameKind::Data);
+        let transfer = TransferId(header.transfer);
+        let mut displaced = None;
+        let mut wanted = false;
+        {
+            // Both locks are held until the slot is filled: a fence that comes later finds it there.
+            let table = self.grants.lock();
+            let Some(mut inbound) = peer.lock_inbound() else {
+                return Err(LinkError::Closed);
+            };
+            // What was applied before its grant was revoked stays applied.
+            match inbound.begin(self.link, transfer, header.offset, header.len_bytes) {
+                Begin::Place { displaced: other } => {
+                    displaced = other;
+                    match table.look_up(RegionId(header.region), peer.id(), header.offset, header.len_bytes) {
+                        Ok((entry, memory)) => {
+                            wanted = true;
+                            self.slot.fill(Target { transfer, offset: header.offset, memory, entry });
+                        }
+                        Err(refusal) => {
+                            inbound.abandoned(self.link);
+                            self.replies.push(LinkMessage::Refused { transfer, refusal });
+                        }
+                    }
+                }
+                Begin::Applied { crc32c } => self.acks.push(Ack { transfer, offset: header.offset, crc32c }),
+                Begin::Over => {}
+                Begin::TooMany => return Err(LinkError::Violation("too many transfers at once".into())),
+            }
+        }
+        if let Some(slot) = displaced.and_then(|link| peer.slot(link)) {
+            slot.clear_chunk(transfer, header.offset);
+        }
+        self.chunk = Some(Arriving { header, wanted, crc32c: 0 });
+        Ok(())
+    }
+
+    /// Lets `copy` put the chunk's bytes from `at` on where they belong; it returns how many it put. It must not
+    /// wait: a fence waits for it.
+    pub fn place<E>(&mut self, at: usize, copy: impl FnOnce(Landing<'_>) -> Result<usize, E>) -> Result<usize, E> {
+        let Some(chunk) = &mut self.chunk else { return copy(Landing::Discard) };
+        let target = self.slot.lock();
+        match &*target {
+            Some(target) if chunk.wanted => {
+                let copied = copy(Landing::Memory(&target.memory))?;
+                // Summed from where they landed, while they are still in the cache.
+                let landed = copied.min(target.memory.len_bytes() as usize - at);
+                chunk.crc32c = target.memory.crc32c_append(chunk.crc32c, at, landed);
+                Ok(copied)
+            }
+            _ => {
+                let copied = copy(Landing::Discard)?;
+                add(&self.counters.late_bytes, copied as u64);
+                Ok(copied)
+            }
+        }
+    }
+
+    /// All bytes of the chunk have arrived.
+    pub fn finish_chunk(&mut self) {
+        let (Some(chunk), Some(peer)) = (self.chunk.take(), &self.peer) else { return };
+        if !chunk.wanted {
+            return;
+        }
+        let Some(target) = self.slot.take() else {
+            // Still claimed, so it was neither fenced nor taken over: its grant was revoked, and the sender has to
+            // hear of it.
+            let claimed = peer.lock_inbound().is_some_and(|mut inbound| inbound.abandoned(self.link));
+            if claimed {
+                let (transfer, refusal) = (TransferId(chunk.header.transfer), Refusal::NotGranted);
+                self.replies.push(LinkMessage::Refused { transfer, refusal });
+            }
+            return;
+        };
+        let (transfer, offset) = (target.transfer, target.offset);
+        let intact = chunk.crc32c == chunk.header.payload_crc32c;
+        let Some(mut inbound) = peer.lock_inbound() else { return };
+        if !intact {
+            add(&self.counters.chunks_damaged, 1);
+            if inbound.abandoned(self.link) {
+                self.replies.push(LinkMessage::Damaged { transfer, offset });
+            }
+        } else if inbound.applied(self.link, chunk.crc32c) {
+            target.entry.add_received(chunk.header.len_bytes);
+            self.counters.received(chunk.header.lane, chunk.header.len_bytes);
+            self.acks.push(Ack { transfer, offset, crc32c: chunk.crc32c });
+        }
+    }
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, Option<Target>> {
+        self.target.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fill(&self, target: Target) {
+        let mut slot = self.lock();
+        self.region.store(target.entry.id().0, Ordering::SeqCst);
+        *slot = Some(target);
+    }
+
+    fn take(&self) -> Option<Target> {
+        let mut slot = self.lock();
+        self.region.store(0, Ordering::SeqCst);
+        slot.take()
+    }
+
+    /// The grant `id` is over. When this returns, the link doesn't write into it any more.
+    pub(crate) fn clear_region(&self, id: RegionId) {
+        if self.region.load(Ordering::SeqCst) == id.0 {
+            self.clear_if(|target| target.entry.id() == id);
+        }
+    }
+
+    /// `transfer` is over. When this returns, the link doesn't write anything of it any more.
+    pub(crate) fn clear_transfer(&self, transfer: TransferId) {
+        self.clear_if(|target| target.transfer == transfer);
+    }
+
+    /// Another link has the chunk.
+    fn clear_chunk(&self, transfer: TransferId, offset: u64) {
+        self.clear_if(|target| target.transfer == transfer && target.offset == offset);
+    }
+
+    /// The peer is gone.
+    pub(crate) fn clear(&self) {
+        self.clear_if(|_| true);
+    }
+
+    fn clear_if(&self, which: impl FnOnce(&Target) -> bool) {
+        let mut slot = self.lock();
+        if slot.as_ref().is_some_and(which) {
+            self.region.store(0, Ordering::SeqCst);
+            *slot = None;
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Limits that only the doing half needs; the others are in [`xfer_transport_core::limits`].
+
+use std::time::Duration;
+
+/// Live grants of one endpoint. Each is a table entry that every arriving chunk may have to look up.
+pub const GRANTS_MAX: usize = 65_536;
+
+/// Messages that wait in a subscriber's channel; more stay with the peer's path, and then with the peer.
+pub const SUBSCRIBER_MESSAGES_MAX: usize = 256;
+
+/// Events that wait for a subscriber of events. What it doesn't take is dropped and counted.
+pub const EVENTS_MAX: usize = 4_096;
+
+/// Transfers up to this size are sent by the thread that asks for them: cheaper than waking another.
+pub const INLINE_BYTES_MAX: u64 = 64 << 10;
+
+/// How long the end of a link waits for the other end to read the last words.
+pub const FAREWELL: Duration = Duration::from_millis(300);
+
+/// How soon a message is offered again to a subscriber whose channel was full.
+pub const RETRY_SUBSCRIBER_AFTER: Duration = Duration::from_millis(2);
+
+/// How long a shutdown waits for queued messages to be received.
+pub const LINGER: Duration = Duration::from_millis(500);
+
+/// How long a shutdown waits for links to say goodbye and for threads to end, after the linger.
+pub const SHUTDOWN_REST: Duration = Duration::from_millis(1_000);
+
+/// How long an accept waits before it looks whether the endpoint is shutting down.
+pub const ACCEPT_WAIT: Duration = Duration::from_millis(100);
+
+/// How often lost links are dialled again.
+pub const REDIAL_EVERY: Duration = Duration::from_millis(200);
+
+/// How long one such attempt may take.
+pub const REDIAL_TIMEOUT: Duration = Duration::from_millis(1_000);
+
+/// Bytes that a link reads before its thread looks at what is to be sent.
+pub const READ_BUDGET_BYTES: usize = 4 << 20;

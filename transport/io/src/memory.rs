@@ -1,0 +1,303 @@
+//! Memory that may be moved: owned by xfer, or borrowed from a framework together with what keeps it alive.
+#![allow(unsafe_code, reason = "memory that peers write is reached through raw pointers; each use says why it is sound")]
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::any::Any;
+use std::fmt;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use xfer_transport_core::integrity;
+
+/// Memory is aligned to pages, so that registering it never covers a neighbour.
+const ALIGN_BYTES: usize = 4096;
+
+/// Memory that may be moved. Clones are the same memory; it lives until the last clone, slice and transfer of it
+/// are gone.
+///
+/// While a transfer reads or a grant admits writes, the bytes change under whoever else looks at them: read them
+/// after the transfer has ended, or after the grant was revoked.
+#[derive(Clone)]
+pub struct Region(Arc<RegionInner>);
+
+struct RegionInner {
+    start: NonNull<u8>,
+    len_bytes: u64,
+    /// Dropped last: it may be what `start` points into.
+    _owner: Box<dyn Any + Send + Sync>,
+}
+
+// SAFETY: the pointer is valid for as long as the owner lives, from whichever thread; all access through `Region`
+// is by raw copies that tolerate that others write at the same time.
+unsafe impl Send for RegionInner {}
+// SAFETY: as above.
+unsafe impl Sync for RegionInner {}
+
+/// A range of a [`Region`]; always inside it. Keeps it alive.
+#[derive(Clone)]
+pub struct Slice {
+    region: Region,
+    start: u64,
+    len_bytes: u64,
+}
+
+/// Why memory can't be had or reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// The system has no memory left.
+    #[error("no memory for {0} bytes: free some, or move less at once")]
+    Exhausted(u64),
+    /// More than a process can address.
+    #[error("{0} bytes are more than a process can address")]
+    TooLong(u64),
+    /// A null pointer with a length.
+    #[error("a null pointer has no {0} bytes")]
+    Null(u64),
+    /// A range that leaves the region.
+    #[error("{len_bytes} bytes at {offset} leave a region of {region_bytes} bytes")]
+    OutOfBounds {
+        /// Where the range starts, in bytes.
+        offset: u64,
+        /// Its length, in bytes.
+        len_bytes: u64,
+        /// The region's length, in bytes.
+        region_bytes: u64,
+    },
+}
+
+impl Region {
+    /// Zeroed memory, aligned to pages; every page is touched, so that a first transfer doesn't pay for it.
+    pub fn allocate(len_bytes: u64) -> Result<Self, MemoryError> {
+        let len = usize::try_from(len_bytes).map_err(|_| MemoryError::TooLong(len_bytes))?;
+        let layout = Layout::from_size_align(len.max(1), ALIGN_BYTES).map_err(|_| MemoryError::TooLong(len_bytes))?;
+        // SAFETY: the layout's size isn't zero.
+        let start = NonNull::new(unsafe { alloc(layout) }).ok_or(MemoryError::Exhausted(len_bytes))?;
+        let owner = Allocation { start, layout };
+        // SAFETY: the allocation has `layout.size()` bytes and nobody else knows it yet.
+        unsafe { start.as_ptr().write_bytes(0, layout.size()) };
+        Ok(Self(Arc::new(RegionInner { start, len_bytes, _owner: Box::new(owner) })))
+    }
+
+    /// Memory of somebody else, kept alive by `owner`.
+    ///
+    /// # Safety
+    ///
+    /// `start` must be valid for reads and writes of `len_bytes` bytes until `owner` is dropped, on any thread.
+    /// Others may change the bytes meanwhile; a transfer of bytes that change is torn, which its checksums notice.
+    pub unsafe fn from_raw(
+        start: *mut u8,
+        len_bytes: u64,
+        owner: Box<dyn Any + Send + Sync>,
+    ) -> Result<Self, MemoryError> {
+        if isize::try_from(len_bytes).is_err() {
+            return Err(MemoryError::TooLong(len_bytes));
+        }
+        let start = match NonNull::new(start) {
+            Some(start) => start,
+            None if len_bytes == 0 => NonNull::dangling(),
+            None => return Err(MemoryError::Null(len_bytes)),
+        };
+        Ok(Self(Arc::new(RegionInner { start, len_bytes, _owner: owner })))
+    }
+
+    /// The bytes of a vector.
+    pub fn from_vec(mut bytes: Vec<u8>) -> Self {
+        let start = NonNull::new(bytes.as_mut_ptr()).unwrap_or(NonNull::dangling());
+        let len_bytes = bytes.len() as u64;
+        // Moving the vector into its box doesn't move its bytes.
+        Self(Arc::new(RegionInner { start, len_bytes, _owner: Box::new(bytes) }))
+    }
+
+    /// How many bytes there are.
+    pub fn len_bytes(&self) -> u64 {
+        self.0.len_bytes
+    }
+
+    /// Where they start.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.0.start.as_ptr()
+    }
+
+    /// All of it.
+    pub fn all(&self) -> Slice {
+        Slice { region: self.clone(), start: 0, len_bytes: self.len_bytes() }
+    }
+
+    /// A range of it, or `None` where that leaves the region.
+    pub fn slice(&self, range: Range<u64>) -> Option<Slice> {
+        let len_bytes = range.end.checked_sub(range.start)?;
+        (range.end <= self.len_bytes()).then(|| Slice { region: self.clone(), start: range.start, len_bytes })
+    }
+
+    /// A copy of the bytes.
+    pub fn copy_to_vec(&self) -> Vec<u8> {
+        self.all().copy_to_vec()
+    }
+
+    /// Overwrites the bytes from `offset` on.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), MemoryError> {
+        let len_bytes = bytes.len() as u64;
+        let out_of_bounds = MemoryError::OutOfBounds { offset, len_bytes, region_bytes: self.len_bytes() };
+        let end = offset.checked_add(len_bytes).ok_or(out_of_bounds)?;
+        self.slice(offset..end).ok_or(out_of_bounds)?.copy_from(0, bytes);
+        Ok(())
+    }
+
+    /// CRC-32C of the bytes.
+    pub fn crc32c(&self) -> u32 {
+        self.all().crc32c()
+    }
+}
+
+impl fmt::Debug for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Region({} bytes)", self.len_bytes())
+    }
+}
+
+impl Slice {
+    /// The region it is a range of.
+    pub fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// Which bytes of the region.
+    pub fn range(&self) -> Range<u64> {
+        self.start..self.start + self.len_bytes
+    }
+
+    /// How many bytes there are.
+    pub fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len_bytes == 0
+    }
+
+    /// Where the bytes start.
+    pub fn as_ptr(&self) -> *mut u8 {
+        // SAFETY: a slice is inside its region, so the result is inside it or one past its end.
+        unsafe { self.region.as_ptr().add(self.start as usize) }
+    }
+
+    /// A part of it, or `None` where that leaves it.
+    pub fn slice(&self, range: Range<u64>) -> Option<Self> {
+        let len_bytes = range.end.checked_sub(range.start)?;
+        let inside = range.end <= self.len_bytes;
+        inside.then(|| Self { region: self.region.clone(), start: self.start + range.start, len_bytes })
+    }
+
+    /// A copy of the bytes.
+    pub fn copy_to_vec(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len_bytes as usize];
+        // SAFETY: both are valid for `len_bytes` bytes, and a vector that was just made overlaps nothing.
+        unsafe { bytes.as_mut_ptr().copy_from_nonoverlapping(self.as_ptr(), bytes.len()) };
+        bytes
+    }
+
+    /// CRC-32C of the bytes.
+    pub fn crc32c(&self) -> u32 {
+        self.crc32c_append(0, 0, self.len_bytes as usize)
+    }
+
+    /// CRC-32C of what `crc32c` covers followed by `len` bytes at `at`; a range that leaves the slice is cut.
+    pub(crate) fn crc32c_append(&self, crc32c: u32, at: usize, len: usize) -> u32 {
+        let (at, len) = self.clip(at, len);
+        // SAFETY: `clip` keeps the range inside the slice, which is inside its region, which lives. If somebody
+        // writes meanwhile, the sum is of bytes that never were together: it then doesn't match and the chunk is
+        // sent again.
+        let bytes = unsafe { std::slice::from_raw_parts(self.as_ptr().add(at), len) };
+        integrity::crc32c_append(crc32c, bytes)
+    }
+
+    /// Overwrites the bytes from `at` on; what would leave the slice is left out.
+    pub(crate) fn copy_from(&self, at: usize, bytes: &[u8]) {
+        let (at, len) = self.clip(at, bytes.len());
+        // SAFETY: `clip` keeps the range inside the slice. `bytes` may lie in the same region only if the caller
+        // made a reference into memory that is being written, so `copy` allows for overlap.
+        unsafe { self.as_ptr().add(at).copy_from(bytes.as_ptr(), len) };
+    }
+
+    fn clip(&self, at: usize, len: usize) -> (usize, usize) {
+        let at = at.min(self.len_bytes as usize);
+        (at, len.min(self.len_bytes as usize - at))
+    }
+}
+
+impl fmt::Debug for Slice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Slice({:?} of {:?})", self.range(), self.region)
+    }
+}
+
+/// Memory of the global allocator.
+struct Allocation {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: the allocator takes memory back on any thread.
+unsafe impl Send for Allocation {}
+// SAFETY: a shared reference to an allocation gives access to nothing.
+unsafe impl Sync for Allocation {}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this very layout, and dropped once.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_is_zeroed_aligned_and_bounded() {
+        let region = Region::allocate(10_000).expect("memory");
+        assert_eq!(region.as_ptr() as usize % ALIGN_BYTES, 0);
+        assert_eq!(region.copy_to_vec(), vec![0; 10_000]);
+        assert!(region.slice(9_999..10_001).is_none());
+        assert!(region.slice(0..10_000).is_some_and(|all| all.slice(1..10_001).is_none()));
+        assert_eq!(
+            region.write_at(9_999, b"ab"),
+            Err(MemoryError::OutOfBounds { offset: 9_999, len_bytes: 2, region_bytes: 10_000 })
+        );
+        assert_eq!(region.copy_to_vec(), vec![0; 10_000], "a write out of bounds writes nothing");
+    }
+
+    #[test]
+    fn absurd_lengths_are_errors() {
+        assert_eq!(Region::allocate(u64::MAX).err(), Some(MemoryError::TooLong(u64::MAX)));
+        // SAFETY: a null pointer isn't accepted, so its bytes are never touched.
+        let null = unsafe { Region::from_raw(std::ptr::null_mut(), 1, Box::new(())) };
+        assert_eq!(null.err(), Some(MemoryError::Null(1)));
+    }
+
+    #[test]
+    fn the_owner_outlives_every_slice() {
+        let witness = Arc::new(());
+        let mut bytes = vec![1_u8, 2, 3, 4].into_boxed_slice();
+        let (start, owner) = (bytes.as_mut_ptr(), (bytes, Arc::clone(&witness)));
+        // SAFETY: the box is moved into the owner; its bytes stay where they are.
+        let region = unsafe { Region::from_raw(start, 4, Box::new(owner)) }.expect("a region");
+        let tail = region.slice(2..4).expect("inside");
+        drop(region);
+        assert_eq!(tail.copy_to_vec(), [3, 4]);
+        assert_eq!(Arc::strong_count(&witness), 2);
+        drop(tail);
+        assert_eq!(Arc::strong_count(&witness), 1);
+    }
+
+    #[test]
+    fn empty_regions_are_regions() {
+        for region in [Region::from_vec(Vec::new()), Region::allocate(0).expect("no memory needed")] {
+            assert_eq!((region.len_bytes(), region.crc32c()), (0, 0));
+            assert!(region.all().is_empty());
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! One connected peer: its path, its links, its transfers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use bytes::Bytes;
+use xfer_transport_core::inbound::Inbound;
+use xfer_transport_core::limits::MESSAGE_BYTES_MAX;
+use xfer_transport_core::message::LinkMessage;
+use xfer_transport_core::path::{Cause, Chunk, End, LinkId, Path, PathConfig, PathEvent, Request, TransferId};
+use xfer_transport_core::schedule::Windows;
+use xfer_transport_core::stream::PushError;
+use xfer_transport_core::ticket::Ticket;
+use xfer_transport_core::{PeerId, RateInterval, RegionId};
+
+use crate::backlog::Backlog;
+use crate::error::{DownReason, SendError, TransferError};
+use crate::hub::{Channel, PeerEvent};
+use crate::intake::Slot;
+use crate::limits::INLINE_BYTES_MAX;
+use crate::peers::Peers;
+use crate::shared::Shared;
+use crate::stats::{add, subtract};
+use crate::transfer::{Source, Transfer, TransferHandle, Transferred};
+use crate::worker::Worker;
+
+/// Who is at the other end, as it introduced itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) id: PeerId,
+    /// Which process that is.
+    pub(crate) nonce: u64,
+    /// Its number for this connection of the two.
+    pub(crate) session: u64,
+}
+
+/// One connected peer.
+pub(crate) struct Peer {
+    identity: Identity,
+    pub(crate) shared: Arc<Shared>,
+    path: Mutex<Path>,
+    /// Nothing once the peer is gone: no chunk of it begins any more.
+    inbound: Mutex<Option<Inbound>>,
+    links: Mutex<BTreeMap<LinkId, Arc<Worker>>>,
+    transfers: Mutex<HashMap<TransferId, Written>>,
+    /// Transfers that have ended without proof.
+    quarantine: Mutex<HashMap<TransferId, Arc<Transfer>>>,
+    /// Messages that nobody has taken yet.
+    pub(crate) backlog: Backlog,
+    /// Whether a link ended in a way that doesn't prove that the peer reads from it no more.
+    unproven: AtomicBool,
+    down: OnceLock<DownReason>,
+    /// How to reach it again, if it was we who connected.
+    pub(crate) ticket: OnceLock<Ticket>,
+    peers: Weak<Peers>,
+}
+
+struct Written {
+    transfer: Arc<Transfer>,
+    region: RegionId,
+}
+
+impl Peer {
+    pub(crate) fn new(identity: Identity, shared: Arc<Shared>, peers: Weak<Peers>) -> Self {
+        let config = PathConfig { chunk_bytes: shared.chunk_bytes, windows: Windows::default() };
+        Self {
+            identity,
+            shared,
+            path: Mutex::new(Path::new(config)),
+            inbound: Mutex::new(Some(Inbound::default())),
+            links: Mutex::default(),
+            transfers: Mutex::default(),
+            quarantine: Mutex::default(),
+            backlog: Backlog::default(),
+            unproven: AtomicBool::new(false),
+            down: OnceLock::new(),
+            ticket: OnceLock::new(),
+            peers,
+        }
+    }
+
+    pub(crate) fn id(&self) -> PeerId {
+        self.identity.id
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    pub(crate) fn down_reason(&self) -> Option<&DownReason> {
+        self.down.get()
+    }
+
+    pub(crate) fn path(&self) -> MutexGuard<'_, Path> {
+        lock(&self.path)
+    }
+
+    /// What is known of its transfers, until it is gone.
+    pub(crate) fn lock_inbound(&self) -> Option<impl DerefMut<Target = Inbound>> {
+        let guard = lock(&self.inbound);
+        guard.is_some().then_some(Present(guard))
+    }
+
+    /// The receiving end of one of its links.
+    pub(crate) fn slot(&self, link: LinkId) -> Option<Arc<Slot>> {
+        lock(&self.links).get(&link).map(|worker| Arc::clone(worker.slot()))
+    }
+
+    pub(crate) fn rate(&self) -> Option<RateInterval> {
+        self.path().rate()
+    }
+
+    // Links.
+
+    /// Counts a link as one of this peer's, before it carries anything. `false` if the peer is gone.
+    pub(crate) fn adopt(&self, worker: &Arc<Worker>) -> bool {
+        let mut links = lock(&self.links);
+        if self.down.get().is_some() {
+            return false;
+        }
+        links.insert(worker.id(), Arc::clone(worker));
+        true
+    }
+
+    pub(crate) fn link_count(&self) -> usize {
+        lock(&self.links).len()
+    }
+
+    pub(crate) fn workers(&self) -> Vec<Arc<Worker>> {
+        lock(&self.links).values().cloned().collect()
+    }
+
+    /// An adopted link begins to carry.
+    pub(crate) fn link_opened(self: &Arc<Self>, worker: &Worker) {
+        // It may have been gone again by then, and a path without the peer has no use for links.
+        if self.down.get().is_none() {
+            self.path().add_link(worker.id(), worker.backend(), worker.role());
+        }
+        self.kick();
+    }
+
+    /// A link is gone and carries nothing any more; the last one takes the peer with it.
+    pub(crate) fn link_closed(self: &Arc<Self>, worker: &Worker, reason: DownReason) {
+        let left = {
+            let mut links = lock(&self.links);
+            links.remove(&worker.id());
+            links.len()
+        };
+        worker.slot().clear();
+        if !reason.proves_fence() {
+            self.unproven.store(true, Ordering::SeqCst);
+        }
+        if let Some(mut inbound) = self.lock_inbound() {
+            inbound.abandoned(worker.id());
+        }
+        if left == 0 {
+            self.bring_down(reason);
+            return;
+        }
+        if self.down.get().is_none() {
+            add(&self.shared.counters.links_lost, 1);
+            tracing::warn!("lost one link to {}: {reason}; {left} left", self.id());
+        }
+        self.path().link_lost(worker.id(), self.shared.now());
+        self.settle();
+        self.kick();
+    }
+
+    /// The peer is gone: its links stop, its transfers end, and nothing of it lands any more. Only the first reason
+    /// counts.
+    pub(crate) fn bring_down(self: &Arc<Self>, reason: DownReason) {
+        let workers: Vec<Arc<Worker>> = {
+            let links = lock(&self.links);
+            if self.down.set(reason.clone()).is_err() {
+                return;
+            }
+            links.values().cloned().collect()
+        };
+        if let Some(peers) = self.peers.upgrade() {
+            peers.forget(self);
+        }
+        self.stop_landing();
+        for worker in &workers {
+            worker.stop();
+        }
+        let proven = reason.proves_fence() && !self.unproven.load(Ordering::SeqCst);
+        self.path().close(proven, self.shared.now());
+        self.settle();
+        let held: Vec<Arc<Transfer>> = lock(&self.quarantine).drain().map(|(_, transfer)| transfer).collect();
+        for transfer in held {
+            self.let_go(&transfer, proven);
+        }
+        add(&self.shared.counters.peers_down, 1);
+        tracing::info!("{} is gone: {reason}", self.id());
+        self.shared.hub.tell(&PeerEvent::Down { peer: self.id(), reason });
+    }
+
+    /// Nothing of the peer is written here any more when this returns.
+    pub(crate) fn stop_landing(&self) {
+        *lock(&self.inbound) = None;
+        for worker in self.workers() {
+            worker.slot().clear();
+        }
+    }
+
+    /// Wakes the links for which there is something to do.
+    pub(crate) fn kick(self: &Arc<Self>) {
+        self.kick_some(false);
+    }
+
+    fn kick_some(self: &Arc<Self>, small: bool) {
+        let (messages, data): (Option<LinkId>, Vec<LinkId>) = {
+            let path = self.path();
+            let messages = path.message_link().filter(|_| path.has_messages());
+            let data = if path.has_chunks() { path.data_links().collect() } else { Vec::new() };
+            (messages, data)
+        };
+        if messages.is_none() && data.is_empty() {
+            return;
+        }
+        let links = lock(&self.links).clone();
+        if let Some(worker) = messages.and_then(|link| links.get(&link)) {
+            worker.poke(true);
+        }
+        for worker in data.iter().filter_map(|link| links.get(link)) {
+            if worker.poke(small) && small {
+                break;
+            }
+        }
+    }
+
+    // Transfers.
+
+    /// Begins a transfer.
+    pub(crate) fn write(
+        self: &Arc<Self>,
+        transfer: Arc<Transfer>,
+        request: Request,
+    ) -> Result<TransferHandle, TransferError> {
+        let now = self.shared.now();
+        {
+            let mut path = self.path();
+            let id = path.write(request, now).map_err(|error| match self.down.get() {
+                Some(reason) => self.gone(reason),
+                None => error.into(),
+            })?;
+            transfer.began(Arc::clone(self), id);
+            // Before the path is let go of: a link may ask for the first chunk at once.
+            lock(&self.transfers).insert(id, Written { transfer: Arc::clone(&transfer), region: request.region });
+            path.handle_timeout(now);
+        }
+        self.settle();
+        self.kick_some(request.len_bytes <= INLINE_BYTES_MAX);
+        Ok(TransferHandle::new(transfer))
+    }
+
+    pub(crate) fn cancel(self: &Arc<Self>, id: TransferId) {
+        self.path().cancel(id, self.shared.now());
+        self.settle();
+        self.kick();
+    }
+
+    /// What a chunk's bytes are read from.
+    pub(crate) fn source(&self, chunk: &Chunk) -> Option<Source> {
+        let transfers = lock(&self.transfers);
+        transfers.get(&chunk.transfer)?.transfer.source(chunk.source_offset, chunk.len_bytes)
+    }
+
+    /// Does what the path wants done. After everything that changes the path, and holding no lock of a link: ends
+    /// of transfers run strangers' callbacks.
+    pub(crate) fn settle(&self) {
+        loop {
+            let Some(event) = self.path().poll_event() else { return };
+            match event {
+                PathEvent::Stop(id) => {
+                    let transfer = lock(&self.transfers).get(&id).map(|written| Arc::clone(&written.transfer));
+                    if let Some(transfer) = transfer {
+                        transfer.close_gate();
+                    }
+                }
+                PathEvent::Ended(id, end) => {
+                    let written = lock(&self.transfers).remove(&id);
+                    if let Some(written) = written {
+                        self.ended(id, written, end);
+                    }
+                }
+                PathEvent::Released(id) => {
+                    let transfer = lock(&self.quarantine).remove(&id);
+                    if let Some(transfer) = transfer {
+                        self.let_go(&transfer, true);
+                    }
+                }
+            }
+        }
+    }
+
+    fn ended(&self, id: TransferId, written: Written, end: End) {
+        let counters = &self.shared.counters;
+        let transfer = written.transfer;
+        let (result, fenced) = match end {
+            End::Done { crc32c, len_bytes, over, took, retried_chunks } => {
+                add(&counters.transfers_done, 1);
+                add(&counters.lanes[transfer.lane as usize].transfers_done, 1);
+                add(&counters.lanes[transfer.lane as usize].done_bytes, len_bytes);
+                add(&counters.chunks_retried, u64::from(retried_chunks));
+                (Ok(Transferred { bytes: len_bytes, crc32c, over, took, retried_chunks }), true)
+            }
+            End::Failed { cause, fenced } => {
+                let counter = match cause {
+                    Cause::Cancelled => &counters.transfers_cancelled,
+                    Cause::Expired => &counters.transfers_expired,
+                    Cause::Refused(_) | Cause::Damaged { .. } | Cause::Gone => &counters.transfers_failed,
+                };
+                add(counter, 1);
+                let error = match cause {
+                    Cause::Cancelled => TransferError::Cancelled,
+                    Cause::Expired => TransferError::Expired,
+                    Cause::Refused(refusal) => TransferError::Revoked { region: written.region, refusal },
+                    Cause::Damaged { offset } => TransferError::Damaged { offset },
+                    Cause::Gone => self.gone(self.down.get().unwrap_or(&DownReason::ShutDown)),
+                };
+                (Err(error), fenced)
+            }
+        };
+        if !fenced {
+            add(&counters.quarantined_transfers, 1);
+            add(&counters.quarantined_bytes, transfer.len_bytes);
+            lock(&self.quarantine).insert(id, Arc::clone(&transfer));
+        }
+        transfer.end(result, fenced);
+    }
+
+    /// A transfer in quarantine is free: its fence is proven, or the peer is gone and our end of every link closed.
+    fn let_go(&self, transfer: &Transfer, fenced: bool) {
+        subtract(&self.shared.counters.quarantined_bytes, transfer.len_bytes);
+        transfer.release(fenced);
+    }
+
+    fn gone(&self, reason: &DownReason) -> TransferError {
+        match reason {
+            DownReason::ShutDown => TransferError::ShutDown,
+            reason => TransferError::PeerGone { peer: self.id(), reason: reason.clone() },
+        }
+    }
+
+    /// The peer asks that nothing more of its transfer is written here.
+    pub(crate) fn fence(&self, id: TransferId) {
+        self.stop_writing(id);
+        add(&self.shared.counters.fences, 1);
+        self.path().reply(&LinkMessage::Fenced(id));
+    }
+
+    /// Ends one of the peer's transfers here. When this returns, no link writes anything of it.
+    pub(crate) fn stop_writing(&self, id: TransferId) {
+        let writing = self.lock_inbound().map(|mut inbound| inbound.fence(id)).unwrap_or_default();
+        for slot in writing.into_iter().filter_map(|link| self.slot(link)) {
+            slot.clear_transfer(id);
+        }
+    }
+
+    // Messages.
+
+    pub(crate) fn send(self: &Arc<Self>, channel: Channel, payload: Bytes) -> Result<(), SendError> {
+        if payload.len() > MESSAGE_BYTES_MAX as usize {
+            return Err(SendError::TooLong(payload.len()));
+        }
+        if self.down.get().is_some() {
+            return Err(SendError::NotConnected(self.id()));
+        }
+        self.path().send(channel.0, payload).map_err(|error| match error {
+            PushError::Full => SendError::Full(self.id()),
+            PushError::TooManyStreams => SendError::TooManyChannels(self.id()),
+        })?;
+        add(&self.shared.counters.messages_sent, 1);
+        self.kick();
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Peer({})", self.identity.id)
+    }
+}
+
+/// A guard of something that was seen to be there.
+struct Present<'a>(MutexGuard<'a, Option<Inbound>>);
+
+impl Deref for Present<'_> {
+    type Target = Inbound;
+
+    fn deref(&self) -> &Inbound {
+        self.0.as_ref().expect("seen when the guard was made")
+    }
+}
+
+impl DerefMut for Present<'_> {
+    fn deref_mut(&mut self) -> &mut Inbound {
+        self.0.as_mut().expect("seen when the guard was made")
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

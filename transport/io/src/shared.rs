@@ -1,0 +1,116 @@
+//! What all peers of an endpoint share.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use xfer_transport_core::pacing::TokenBucket;
+use xfer_transport_core::path::LinkId;
+use xfer_transport_core::{PeerId, Time};
+
+use crate::grants::Grants;
+use crate::hub::Hub;
+use crate::stats::Counters;
+
+/// What all peers of an endpoint share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) id: PeerId,
+    pub(crate) job: String,
+    /// Which process this is, among those that may claim the same identity.
+    pub(crate) nonce: u64,
+    pub(crate) chunk_bytes: u32,
+    pub(crate) links_per_peer: usize,
+    pub(crate) grants: Arc<Grants>,
+    pub(crate) hub: Hub,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) threads: Arc<Threads>,
+    bucket: Mutex<TokenBucket>,
+    started: Instant,
+    next_link: AtomicU32,
+    stopping: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn new(id: PeerId, job: String, nonce: u64, chunk_bytes: u32, links_per_peer: usize) -> Self {
+        let counters = Arc::<Counters>::default();
+        Self {
+            id,
+            job,
+            nonce,
+            chunk_bytes,
+            links_per_peer,
+            grants: Arc::new(Grants::new(Arc::clone(&counters))),
+            hub: Hub::new(Arc::clone(&counters)),
+            counters,
+            threads: Arc::default(),
+            bucket: Mutex::default(),
+            started: Instant::now(),
+            next_link: AtomicU32::new(0),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// The endpoint's clock: it begins when the endpoint does.
+    pub(crate) fn now(&self) -> Time {
+        Time::ZERO.after(self.started.elapsed())
+    }
+
+    /// How long it is until `at`.
+    pub(crate) fn until(&self, at: Time) -> Duration {
+        at.since(self.now())
+    }
+
+    pub(crate) fn bucket(&self) -> MutexGuard<'_, TokenBucket> {
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn next_link(&self) -> LinkId {
+        LinkId(self.next_link.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Says that the endpoint is shutting down; `false` if somebody has said so before.
+    pub(crate) fn stop(&self) -> bool {
+        !self.stopping.swap(true, Ordering::SeqCst)
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+}
+
+/// Counts the threads of an endpoint, so that its end can be waited for without waiting for ever.
+#[derive(Debug, Default)]
+pub(crate) struct Threads {
+    running: Mutex<usize>,
+    left: Condvar,
+}
+
+/// A thread that runs.
+#[derive(Debug)]
+pub(crate) struct Running(Arc<Threads>);
+
+impl Threads {
+    /// Counts one more, until what this returns is dropped.
+    pub(crate) fn enter(self: &Arc<Self>) -> Running {
+        *self.lock() += 1;
+        Running(Arc::clone(self))
+    }
+
+    /// Waits until none runs. `false` if some still do after `timeout`.
+    pub(crate) fn wait(&self, timeout: Duration) -> bool {
+        let waited = self.left.wait_timeout_while(self.lock(), timeout, |running| *running > 0);
+        *waited.unwrap_or_else(PoisonError::into_inner).0 == 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, usize> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        *self.0.lock() -= 1;
+        self.0.left.notify_all();
+    }
+}

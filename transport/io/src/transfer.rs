@@ -1,0 +1,274 @@
+//! One transfer in the hands of whoever asked for it: a future, a blocking wait, a callback, a cancel.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use xfer_transport_core::limits::FENCE_TIMEOUT;
+use xfer_transport_core::path::TransferId;
+use xfer_transport_core::{BackendId, Lane};
+
+use crate::error::TransferError;
+use crate::gate::{Gate, Inside};
+use crate::memory::Slice;
+use crate::peer::Peer;
+
+/// How a transfer went that completed: every byte is at its destination and was verified there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transferred {
+    /// How many bytes.
+    pub bytes: u64,
+    /// CRC-32C of all of them.
+    pub crc32c: u32,
+    /// What each backend carried, in bytes.
+    pub over: Vec<(BackendId, u64)>,
+    /// From the request to the last acknowledgement.
+    pub took: Duration,
+    /// Chunks that were sent more than once.
+    pub retried_chunks: u32,
+}
+
+/// What a cancel came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cancelled {
+    /// No byte of the source will be read and none of the destination written any more, on either side.
+    Fenced,
+    /// It was complete before the cancel reached it.
+    Completed(Transferred),
+    /// The peer gave no proof within a second that it writes nothing more. This side reads the source no more; its
+    /// memory is held and counted until the proof comes or the peer is gone.
+    Quarantined,
+}
+
+/// One transfer under way. Dropping it cancels nothing, and keeps no memory alive longer than the transfer does.
+#[must_use = "a transfer reports its errors only here"]
+#[derive(Clone)]
+pub struct TransferHandle(Arc<Transfer>);
+
+/// A transfer as the endpoint knows it.
+pub(crate) struct Transfer {
+    pub(crate) lane: Lane,
+    pub(crate) len_bytes: u64,
+    gate: Gate,
+    state: Mutex<State>,
+    done: Condvar,
+    /// Where to cancel it: empty for a transfer that never began.
+    at: OnceLock<(Arc<Peer>, TransferId)>,
+}
+
+type Callback = Box<dyn FnOnce(&Result<Transferred, TransferError>) + Send>;
+
+#[derive(Default)]
+struct State {
+    /// The source, as long as it may be read or is held back.
+    source: Option<Slice>,
+    result: Option<Result<Transferred, TransferError>>,
+    /// Whether the other end is known to write nothing more.
+    fenced: bool,
+    wakers: Vec<Waker>,
+    callbacks: Vec<Callback>,
+}
+
+impl TransferHandle {
+    pub(crate) fn new(transfer: Arc<Transfer>) -> Self {
+        Self(transfer)
+    }
+
+    /// A transfer that failed before anything of it left.
+    pub(crate) fn failed(lane: Lane, error: TransferError) -> Self {
+        let transfer = Transfer::new(lane, 0, None);
+        transfer.end(Err(error), true);
+        Self(Arc::new(transfer))
+    }
+
+    /// Blocks until the transfer is over, or for `timeout`: then it is [`TransferError::StillRunning`].
+    ///
+    /// Without a timeout this ends when the transfer does: at its deadline, or when the peer is found dead, at the
+    /// latest.
+    pub fn wait(&self, timeout: Option<Duration>) -> Result<Transferred, TransferError> {
+        let started = Instant::now();
+        let mut state = self.0.lock();
+        loop {
+            if let Some(result) = &state.result {
+                return result.clone();
+            }
+            let Some(timeout) = timeout else {
+                state = self.0.done.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let Some(left) = timeout.checked_sub(started.elapsed()).filter(|left| !left.is_zero()) else {
+                return Err(TransferError::StillRunning(timeout));
+            };
+            state = self.0.done.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// How it ended, if it has.
+    pub fn try_result(&self) -> Option<Result<Transferred, TransferError>> {
+        self.0.lock().result.clone()
+    }
+
+    /// Ends the transfer for sure. Takes a round trip, and a second at most.
+    pub fn cancel(&self) -> Cancelled {
+        if let Some((peer, id)) = self.0.at.get()
+            && self.try_result().is_none()
+        {
+            peer.cancel(*id);
+            self.0.close_gate();
+            // The path gives up on the proof after FENCE_TIMEOUT; the margin is for the thread that says so.
+            let _ = self.wait(Some(FENCE_TIMEOUT + Duration::from_millis(100)));
+        }
+        let state = self.0.lock();
+        match &state.result {
+            Some(Ok(transferred)) => Cancelled::Completed(transferred.clone()),
+            Some(Err(_)) if state.fenced => Cancelled::Fenced,
+            _ => Cancelled::Quarantined,
+        }
+    }
+
+    /// Calls `f` when the transfer is over; at once if it is. It runs on a thread that serves links: be brief.
+    pub fn on_done(&self, f: Callback) {
+        let mut state = self.0.lock();
+        match &state.result {
+            None => state.callbacks.push(f),
+            Some(result) => {
+                let result = result.clone();
+                drop(state);
+                f(&result);
+            }
+        }
+    }
+}
+
+impl Future for TransferHandle {
+    type Output = Result<Transferred, TransferError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.0.lock();
+        if let Some(result) = &state.result {
+            return Poll::Ready(result.clone());
+        }
+        if !state.wakers.iter().any(|waker| waker.will_wake(context.waker())) {
+            state.wakers.push(context.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl fmt::Debug for TransferHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let result = self.try_result();
+        f.debug_struct("TransferHandle").field("bytes", &self.0.len_bytes).field("result", &result).finish()
+    }
+}
+
+impl Transfer {
+    pub(crate) fn new(lane: Lane, len_bytes: u64, source: Option<Slice>) -> Self {
+        Self {
+            lane,
+            len_bytes,
+            gate: Gate::default(),
+            state: Mutex::new(State { source, ..State::default() }),
+            done: Condvar::new(),
+            at: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn began(&self, peer: Arc<Peer>, id: TransferId) {
+        let _ = self.at.set((peer, id));
+    }
+
+    /// The part of the source that makes a chunk; nothing once it must not be read.
+    pub(crate) fn source(self: &Arc<Self>, offset: u64, len_bytes: u32) -> Option<Source> {
+        let state = self.lock();
+        let slice = state.source.as_ref()?.slice(offset..offset.checked_add(u64::from(len_bytes))?)?;
+        Some(Source { slice, transfer: Arc::clone(self) })
+    }
+
+    /// The source is read no more when this returns.
+    pub(crate) fn close_gate(&self) {
+        // Links copy without waiting, so whoever is inside leaves within a copy of one chunk.
+        if !self.gate.close(FENCE_TIMEOUT) {
+            tracing::error!("a link reads a source for more than {FENCE_TIMEOUT:?}");
+        }
+    }
+
+    /// It is over: tells everyone who waits. Only the first end counts.
+    pub(crate) fn end(&self, result: Result<Transferred, TransferError>, fenced: bool) -> bool {
+        self.close_gate();
+        let mut state = self.lock();
+        if state.result.is_some() {
+            return false;
+        }
+        state.fenced = fenced;
+        if fenced {
+            state.source = None;
+        }
+        let (wakers, callbacks) = (std::mem::take(&mut state.wakers), std::mem::take(&mut state.callbacks));
+        state.result = Some(result.clone());
+        drop(state);
+        self.done.notify_all();
+        wakers.into_iter().for_each(Waker::wake);
+        for callback in callbacks {
+            // It is a stranger's code on a thread that serves links.
+            if catch_unwind(AssertUnwindSafe(|| callback(&result))).is_err() {
+                tracing::error!("a callback of a transfer panicked");
+            }
+        }
+        true
+    }
+
+    /// Held back no longer.
+    pub(crate) fn release(&self, fenced: bool) {
+        let mut state = self.lock();
+        state.source = None;
+        state.fenced |= fenced;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A part of a transfer's source that a link may read while the gate is open.
+#[derive(Clone)]
+pub struct Source {
+    slice: Slice,
+    transfer: Arc<Transfer>,
+}
+
+impl Source {
+    /// How many bytes there are.
+    pub fn len_bytes(&self) -> u64 {
+        self.slice.len_bytes()
+    }
+
+    /// The bytes, unless they must not be read any more. Hold what this returns while reading, and never wait
+    /// meanwhile: a cancel waits for it.
+    pub fn read(&self) -> Option<Reading<'_>> {
+        let inside = self.transfer.gate.enter()?;
+        Some(Reading { slice: &self.slice, _inside: inside })
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Source({:?})", self.slice)
+    }
+}
+
+/// The right to read a source.
+pub struct Reading<'a> {
+    slice: &'a Slice,
+    _inside: Inside<'a>,
+}
+
+impl Reading<'_> {
+    /// The bytes.
+    pub fn slice(&self) -> &Slice {
+        self.slice
+    }
+}

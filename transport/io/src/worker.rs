@@ -1,0 +1,515 @@
+//! The thread of one link: takes in what arrives, asks the path what to send, keeps the link alive.
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use xfer_transport_core::frame::{FrameHeader, FrameKind};
+use xfer_transport_core::link::{Due, Event, LinkMachine, State};
+use xfer_transport_core::message::{Greeting, LinkMessage, LinkRole, Received};
+use xfer_transport_core::path::{Chunk, LinkId, Next};
+use xfer_transport_core::stream::{Arrival, StreamId};
+use xfer_transport_core::{BackendId, Lane, Time};
+
+use crate::backend::{Interest, Link, LinkError, Op};
+use crate::backlog::Backlog;
+use crate::error::DownReason;
+use crate::greeting::Side;
+use crate::hub::Channel;
+use crate::intake::{Intake, Slot};
+use crate::limits::{FAREWELL, RETRY_SUBSCRIBER_AFTER};
+use crate::peer::Peer;
+use crate::shared::Shared;
+use crate::wake::Wake;
+
+type Readiness = Arc<dyn AsFd + Send + Sync>;
+
+/// One link and its thread.
+pub(crate) struct Worker {
+    id: LinkId,
+    backend: BackendId,
+    role: OnceLock<LinkRole>,
+    shared: Arc<Shared>,
+    slot: Arc<Slot>,
+    wake: Wake,
+    readiness: Readiness,
+    /// Whether the link would send more if it had something.
+    hungry: AtomicBool,
+    wish: AtomicU8,
+    inside: Mutex<Inside>,
+}
+
+/// What only one thread at a time may touch: the link's own, or one that sends something small itself.
+struct Inside {
+    link: Box<dyn Link>,
+    intake: Intake,
+    machine: LinkMachine,
+    peer: Option<Arc<Peer>>,
+    /// What goes before everything else.
+    greetings: VecDeque<Bytes>,
+    /// A sign of life is due.
+    beat: bool,
+    /// What the link gave back.
+    held: Option<Op>,
+    /// When the rate limit lets the next chunk pass.
+    paced_until: Option<Time>,
+    /// Why the link is over, once what arrived before has been dealt with.
+    failed: Option<LinkError>,
+}
+
+/// What is wished of a link's thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Wish {
+    Run = 0,
+    /// Say goodbye, and end.
+    Leave = 1,
+    /// End.
+    Stop = 2,
+}
+
+impl Worker {
+    /// Gives `link` a thread, which greets the other end first.
+    pub(crate) fn start(link: Box<dyn Link>, side: Side, shared: &Arc<Shared>) -> io::Result<()> {
+        let id = shared.next_link();
+        let slot = Arc::<Slot>::default();
+        let intake = Intake::new(id, Arc::clone(&slot), Arc::clone(&shared.grants), Arc::clone(&shared.counters));
+        let worker = Arc::new(Self {
+            id,
+            backend: link.backend(),
+            role: OnceLock::new(),
+            shared: Arc::clone(shared),
+            slot,
+            wake: Wake::new()?,
+            readiness: link.readiness(),
+            hungry: AtomicBool::new(false),
+            wish: AtomicU8::new(Wish::Run as u8),
+            inside: Mutex::new(Inside {
+                link,
+                intake,
+                machine: LinkMachine::new(shared.now()),
+                peer: None,
+                greetings: side.first_words().iter().map(Greeting::encode).collect(),
+                beat: false,
+                held: None,
+                paced_until: None,
+                failed: None,
+            }),
+        });
+        let running = shared.threads.enter();
+        thread::Builder::new().name(format!("xfer-link-{}", id.0)).spawn(move || {
+            let _running = running;
+            worker.run(side);
+        })?;
+        Ok(())
+    }
+
+    pub(crate) fn id(&self) -> LinkId {
+        self.id
+    }
+
+    pub(crate) fn backend(&self) -> BackendId {
+        self.backend
+    }
+
+    pub(crate) fn role(&self) -> LinkRole {
+        self.role.get().copied().unwrap_or(LinkRole::Data)
+    }
+
+    pub(crate) fn slot(&self) -> &Arc<Slot> {
+        &self.slot
+    }
+
+    /// Makes the link's thread look at everything anew.
+    pub(crate) fn wake(&self) {
+        self.wake.wake();
+    }
+
+    /// Ends the link as soon as its thread looks.
+    pub(crate) fn stop(&self) {
+        self.wish.store(Wish::Stop as u8, Ordering::SeqCst);
+        self.wake.wake();
+    }
+
+    /// Lets the link say goodbye and end.
+    pub(crate) fn leave(&self) {
+        let run = Wish::Run as u8;
+        let _ = self.wish.compare_exchange(run, Wish::Leave as u8, Ordering::SeqCst, Ordering::SeqCst);
+        self.wake.wake();
+    }
+
+    /// There may be something to send. With `inline` it is sent right here if that goes without waiting. `false` if
+    /// the link has enough to do, and will ask by itself.
+    pub(crate) fn poke(&self, inline: bool) -> bool {
+        if !self.hungry.load(Ordering::SeqCst) {
+            return false;
+        }
+        if !inline {
+            self.wake.wake();
+            return true;
+        }
+        let mut inside = match self.inside.try_lock() {
+            Ok(inside) => inside,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                self.wake.wake();
+                return true;
+            }
+        };
+        self.send(&mut inside, self.shared.now());
+        // The thread sleeps on what the link waited for before this.
+        let interest = inside.link.interest();
+        if interest.writable || interest.at_once || inside.held.is_some() || inside.paced_until.is_some() {
+            self.wake.wake();
+        }
+        true
+    }
+
+    // The thread.
+
+    fn run(self: &Arc<Self>, mut side: Side) {
+        let served = catch_unwind(AssertUnwindSafe(|| self.serve(&mut side)));
+        let reason = served.unwrap_or_else(|_| {
+            tracing::error!("the thread of a link panicked");
+            DownReason::Lost("the thread of the link panicked".into())
+        });
+        let error = self.lock().failed.take();
+        side.ended(self, error.as_ref(), &reason);
+        let peer = {
+            let mut inside = self.lock();
+            self.hungry.store(false, Ordering::SeqCst);
+            inside.link.finish();
+            inside.held = None;
+            inside.intake.set_peer(None);
+            inside.peer.take()
+        };
+        if let Some(peer) = peer {
+            // These are about the peer, the others about this link.
+            if matches!(reason, DownReason::Left | DownReason::Violation(_)) {
+                peer.bring_down(reason.clone());
+            }
+            peer.link_closed(self, reason);
+        }
+    }
+
+    fn serve(self: &Arc<Self>, side: &mut Side) -> DownReason {
+        loop {
+            self.wake.clear();
+            if self.wish.load(Ordering::SeqCst) != Wish::Run as u8 {
+                return self.leave_or_stop();
+            }
+            match self.turn() {
+                Ok(None) => {}
+                Ok(Some(greeting)) => match side.greeted(self, greeting) {
+                    Ok(()) => continue,
+                    Err(reason) => return reason,
+                },
+                Err(reason) => return reason,
+            }
+            let peer = self.lock().peer.clone();
+            if let Some(peer) = &peer {
+                Backlog::offer(peer, None);
+                peer.settle();
+                peer.kick();
+            }
+            self.sleep(peer.as_deref());
+        }
+    }
+
+    /// Takes in what has arrived, looks at the time, sends what can be sent.
+    fn turn(&self) -> Result<Option<Greeting>, DownReason> {
+        let mut inside = self.lock();
+        let inside = &mut *inside;
+        if let Some(error) = &inside.failed {
+            return Err(error.into());
+        }
+        let polled = inside.link.poll(&mut inside.intake);
+        let now = self.shared.now();
+        if std::mem::take(&mut inside.intake.heard_bytes) > 0 {
+            inside.machine.heard(now);
+        }
+        let greeting = inside.take_in(now)?;
+        if let Err(error) = polled {
+            let reason = DownReason::from(&error);
+            inside.failed = Some(error);
+            // What was said before the end still counts.
+            return if greeting.is_some() { Ok(greeting) } else { Err(reason) };
+        }
+        while let Some(due) = inside.machine.handle_timeout(now) {
+            match due {
+                Due::Beat => inside.beat = true,
+                Due::Suspect => tracing::debug!("{:?} is silent on link {}", inside.peer, self.id.0),
+                Due::Dead(silence) => return Err(DownReason::Silent(silence)),
+            }
+        }
+        if let Some(peer) = &inside.peer {
+            let mut path = peer.path();
+            path.handle_timeout(now);
+            if inside.beat {
+                path.tick();
+            }
+            if path.is_overrun() {
+                return Err(DownReason::Violation("it leaves too many messages unanswered".into()));
+            }
+        }
+        self.send(inside, now);
+        Ok(greeting)
+    }
+
+    /// Sends as much as the link takes.
+    fn send(&self, inside: &mut Inside, now: Time) {
+        while inside.link.has_room() {
+            let Some(op) = inside.held.take().or_else(|| self.next_op(inside, now)) else { return };
+            match inside.link.submit(op) {
+                Ok(()) => inside.machine.said(now),
+                Err(op) => {
+                    inside.held = Some(op);
+                    break;
+                }
+            }
+        }
+        self.hungry.store(false, Ordering::SeqCst);
+    }
+
+    fn next_op(&self, inside: &mut Inside, now: Time) -> Option<Op> {
+        if let Some(payload) = inside.greetings.pop_front() {
+            return Some(message(FrameKind::Greeting, 0, 0, payload));
+        }
+        if inside.machine.state() != State::Open {
+            return None;
+        }
+        let peer = inside.peer.as_ref()?;
+        // Said before the path is asked: what comes to the path after this finds us hungry.
+        self.hungry.store(true, Ordering::SeqCst);
+        inside.paced_until = None;
+        loop {
+            let next = {
+                let mut path = peer.path();
+                let report = path.report_is_due() && path.message_link() == Some(self.id);
+                if std::mem::take(&mut inside.beat) || report {
+                    return Some(message(FrameKind::Beat, 0, 0, path.report().encode()));
+                }
+                path.next(self.id, now, &mut self.shared.bucket())
+            };
+            match next {
+                Next::Message(numbered) if numbered.stream == StreamId::LINK => {
+                    return Some(message(FrameKind::Link, 0, numbered.number, numbered.payload));
+                }
+                Next::Message(numbered) => {
+                    let channel = u64::from(numbered.stream.0 - 1);
+                    return Some(message(FrameKind::Message, channel, numbered.number, numbered.payload));
+                }
+                Next::Chunk(chunk) => {
+                    // A source that is closed meanwhile is not sent; the path knows.
+                    if let Some(op) = self.chunk_op(peer, &chunk) {
+                        return Some(op);
+                    }
+                }
+                Next::Wait(until) => {
+                    inside.paced_until = Some(until);
+                    return None;
+                }
+                Next::Idle => return None,
+            }
+        }
+    }
+
+    fn chunk_op(&self, peer: &Peer, chunk: &Chunk) -> Option<Op> {
+        let source = peer.source(chunk)?;
+        let payload_crc32c = source.read()?.slice().crc32c();
+        let header = FrameHeader {
+            kind: FrameKind::Data,
+            lane: chunk.lane,
+            region: chunk.region.0,
+            offset: chunk.offset,
+            transfer: chunk.transfer.0,
+            len_bytes: chunk.len_bytes,
+            payload_crc32c,
+        };
+        self.shared.counters.sent(chunk.lane, chunk.len_bytes);
+        Some(Op::Chunk { header, source })
+    }
+
+    /// Waits until there is something to do.
+    fn sleep(&self, peer: Option<&Peer>) {
+        let (interest, timeout) = {
+            let inside = self.lock();
+            let times = [inside.machine.poll_timeout(), inside.paced_until, peer.and_then(|peer| peer.path().poll_timeout())];
+            let timeout = times.into_iter().flatten().min().map(|at| self.shared.until(at));
+            let link = inside.link.poll_timeout().map(|at| at.saturating_duration_since(Instant::now()));
+            let retry = peer.filter(|peer| peer.backlog.is_stuck()).map(|_| RETRY_SUBSCRIBER_AFTER);
+            (inside.link.interest(), [timeout, link, retry].into_iter().flatten().min())
+        };
+        if !interest.at_once {
+            self.wait(interest, timeout.unwrap_or(FAREWELL));
+        }
+    }
+
+    fn wait(&self, interest: Interest, timeout: Duration) {
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::IN, interest.readable);
+        flags.set(PollFlags::OUT, interest.writable);
+        let mut descriptors =
+            [PollFd::from_borrowed_fd((*self.readiness).as_fd(), flags), PollFd::new(&self.wake, PollFlags::IN)];
+        let timeout = Timespec::try_from(timeout).ok();
+        // Interrupted or failed, the next turn finds out what there is to do.
+        let _ = poll(&mut descriptors, timeout.as_ref());
+    }
+
+    // Beginning and end.
+
+    /// Both ends know each other: the link carries from now on, after `answer`.
+    pub(crate) fn open(self: &Arc<Self>, peer: &Arc<Peer>, role: LinkRole, answer: Option<&Greeting>) {
+        let _ = self.role.set(role);
+        {
+            let mut inside = self.lock();
+            inside.greetings.extend(answer.map(Greeting::encode));
+            inside.intake.set_peer(Some(Arc::clone(peer)));
+            inside.peer = Some(Arc::clone(peer));
+            let _ = inside.machine.handle(Event::Welcomed, self.shared.now());
+        }
+        peer.link_opened(self);
+    }
+
+    fn leave_or_stop(&self) -> DownReason {
+        if self.wish.load(Ordering::SeqCst) == Wish::Leave as u8 {
+            let _ = self.lock().machine.handle(Event::Leave, self.shared.now());
+            self.say_goodbye(&Greeting::Bye);
+        }
+        DownReason::ShutDown
+    }
+
+    /// Sends one last greeting and gives the other end a moment to read it.
+    ///
+    /// A connection that is closed with unread bytes in it is reset, and a reset overtakes what was sent: so what
+    /// still arrives is read until the other end closes too.
+    pub(crate) fn say_goodbye(&self, greeting: &Greeting) {
+        let until = Instant::now() + FAREWELL;
+        {
+            let mut inside = self.lock();
+            inside.intake.discard_all();
+            inside.greetings.push_back(greeting.encode());
+        }
+        let mut finished = false;
+        while let Some(left) = until.checked_duration_since(Instant::now()) {
+            let interest = {
+                let mut inside = self.lock();
+                let inside = &mut *inside;
+                inside.intake.messages.clear();
+                self.send(inside, self.shared.now());
+                let polled = inside.link.poll(&mut inside.intake);
+                if !finished && inside.greetings.is_empty() && inside.held.is_none() && inside.link.is_drained() {
+                    inside.link.finish();
+                    finished = true;
+                }
+                if polled.is_err() {
+                    return;
+                }
+                inside.link.interest()
+            };
+            self.wait(interest, left);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inside {
+    /// Deals with what arrived. What introduces the other end is handed back: admitting it takes other locks.
+    fn take_in(&mut self, now: Time) -> Result<Option<Greeting>, DownReason> {
+        if let Some(peer) = &self.peer
+            && !(self.intake.acks.is_empty() && self.intake.replies.is_empty())
+        {
+            let mut path = peer.path();
+            self.intake.acks.drain(..).for_each(|ack| path.acknowledge(ack));
+            self.intake.replies.drain(..).for_each(|reply| path.reply(&reply));
+        }
+        let mut introduction = None;
+        for (header, payload) in std::mem::take(&mut self.intake.messages) {
+            if header.kind == FrameKind::Greeting {
+                let greeting = Greeting::decode(&payload).map_err(|error| violation("greeting", &error))?;
+                match (self.machine.state(), greeting) {
+                    (State::Greeting, greeting) => introduction = Some(greeting),
+                    (_, Greeting::Bye) => return Err(DownReason::Left),
+                    (state, _) => return Err(DownReason::Violation(format!("a greeting on a link that is {state:?}"))),
+                }
+                continue;
+            }
+            let Some(peer) = &self.peer else {
+                return Err(DownReason::Violation(format!("a {:?} frame before the greeting", header.kind)));
+            };
+            take_message(peer, &header, payload, now)?;
+        }
+        Ok(introduction)
+    }
+}
+
+fn take_message(peer: &Arc<Peer>, header: &FrameHeader, payload: Bytes, now: Time) -> Result<(), DownReason> {
+    let number = header.transfer;
+    match header.kind {
+        FrameKind::Beat => {
+            let report = Received::decode(&payload).map_err(|error| violation("beat", &error))?;
+            peer.path().received(&report);
+        }
+        FrameKind::Link => {
+            {
+                let mut path = peer.path();
+                if !is_new(path.arrived(StreamId::LINK, number))? {
+                    return Ok(());
+                }
+                path.taken(StreamId::LINK, payload.len());
+            }
+            match LinkMessage::decode(&payload).map_err(|error| violation("link message", &error))? {
+                LinkMessage::Fence(transfer) => peer.fence(transfer),
+                LinkMessage::Ended(transfers) => transfers.into_iter().for_each(|id| peer.stop_writing(id)),
+                message => peer.path().handle(&message, now),
+            }
+        }
+        FrameKind::Message => {
+            let channel = u16::try_from(header.region)
+                .map_err(|_| DownReason::Violation(format!("a message for channel {}", header.region)))?;
+            // Under one lock: a second link must not put a later message before this one.
+            let mut path = peer.path();
+            if is_new(path.arrived(StreamId::of_channel(channel), number))?
+                && !peer.backlog.push(Channel(channel), payload)
+            {
+                return Err(DownReason::Violation(format!("too many messages on channel {channel}")));
+            }
+        }
+        FrameKind::Data | FrameKind::Greeting => {
+            return Err(DownReason::Violation(format!("a {:?} frame as a message", header.kind)));
+        }
+    }
+    Ok(())
+}
+
+fn is_new(arrival: Arrival) -> Result<bool, DownReason> {
+    match arrival {
+        Arrival::New => Ok(true),
+        Arrival::Duplicate => Ok(false),
+        Arrival::Violation => Err(DownReason::Violation("a message out of order".into())),
+    }
+}
+
+fn violation(what: &str, error: &xfer_transport_core::DecodeError) -> DownReason {
+    DownReason::Violation(format!("malformed {what}: {error}"))
+}
+
+fn message(kind: FrameKind, region: u64, number: u64, payload: Bytes) -> Op {
+    let header = FrameHeader { region, transfer: number, lane: Lane::Control, ..FrameHeader::for_payload(kind, &payload) };
+    Op::Message { header, payload }
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Worker({} over {})", self.id.0, self.backend)
+    }
+}
