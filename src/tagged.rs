@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use thiserror::Error;
-use xfer_transport::{Cancelled, Channel, Endpoint, Grant, Incoming, PeerEvent, Region, TransferError, TransferHandle};
+use xfer_transport::{Cancelled, Channel, Endpoint, Grant, Incoming, PeerEvent, Region, TransferError, TransferHandle, Transferred};
 use xfer_transport_core::{Lane, PeerId, Place, RemoteRegion};
 
 use wire::{Gone, Message};
@@ -431,39 +431,55 @@ impl Inner {
     /// Takes the lock it was matched under, so that a cancel finds the send either waiting or moving, never between.
     fn start(self: &Arc<Self>, mut state: MutexGuard<'_, State>, send: PendingSend, want: Want) {
         let ours = send.region.len_bytes();
-        let operation = send.operation;
         if want.remote.len_bytes != ours {
             drop(state);
             let gone = Message::Gone { id: want.id, reason: Gone::Size { sender_bytes: ours } };
             // If the peer is gone, its receive ends by that.
             let _ = self.endpoint.send(want.from, CHANNEL, gone.encode());
-            operation.finish(Err(operation.size_mismatch(ours, want.remote.len_bytes)));
+            send.operation.finish(Err(send.operation.size_mismatch(ours, want.remote.len_bytes)));
             return;
         }
         let handle = self.endpoint.write(want.from, send.region.all(), want.remote.all(), send.lane, None);
-        state.moving.insert(operation.id, handle.clone());
+        state.moving.insert(send.operation.id, handle.clone());
         drop(state);
         let weak = Arc::downgrade(self);
         handle.on_done(Box::new(move |result| {
-            let Some(inner) = weak.upgrade() else { return };
-            inner.state().moving.remove(&operation.id);
-            let (message, result) = match result {
-                Ok(moved) => (Message::Done { id: want.id }, Ok(moved.bytes)),
-                Err(error) => {
-                    let gone = Message::Gone { id: want.id, reason: Gone::Stopped };
-                    let error = match error {
-                        TransferError::Cancelled => operation.cancelled(),
-                        TransferError::Expired => {
-                            TaggedError::Expired { rank: operation.rank, tag: operation.tag.clone() }
-                        }
-                        other => operation.peer_lost(other.to_string()),
-                    };
-                    (gone, Err(error))
-                }
-            };
-            let _ = inner.endpoint.send(want.from, CHANNEL, message.encode());
-            operation.finish(result);
+            if let Some(inner) = weak.upgrade() {
+                inner.moved(send, &want, result);
+            }
         }));
+    }
+
+    /// A write of a matched pair has ended.
+    fn moved(self: &Arc<Self>, send: PendingSend, want: &Want, result: &Result<Transferred, TransferError>) {
+        let operation = &send.operation;
+        let mut state = self.state();
+        state.moving.remove(&operation.id);
+        if matches!(result, Err(TransferError::Revoked { .. })) {
+            // The receive was cancelled as the bytes left: the send is as it was before they met.
+            let key = (operation.rank, operation.tag.clone());
+            match state.take_want(&key) {
+                Some(next) => self.start(state, send, next),
+                None => state.sends.entry(key).or_default().push_front(send),
+            }
+            return;
+        }
+        drop(state);
+        let (message, result) = match result {
+            Ok(moved) => (Message::Done { id: want.id }, Ok(moved.bytes)),
+            Err(error) => {
+                let error = match error {
+                    TransferError::Cancelled => operation.cancelled(),
+                    TransferError::Expired => {
+                        TaggedError::Expired { rank: operation.rank, tag: operation.tag.clone() }
+                    }
+                    other => operation.peer_lost(other.to_string()),
+                };
+                (Message::Gone { id: want.id, reason: Gone::Stopped }, Err(error))
+            }
+        };
+        let _ = self.endpoint.send(want.from, CHANNEL, message.encode());
+        operation.finish(result);
     }
 
     fn cancel(&self, operation: &OperationShared) -> Stopped {

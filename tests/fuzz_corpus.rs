@@ -11,16 +11,15 @@ fn every_input_of_every_corpus_is_run() {
     for (name, run) in fuzz::ALL {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
         let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("the corpus of {name}: {error}"));
-        let mut inputs = 0;
+        let mut accepted = 0;
         for entry in entries {
             let path = entry.expect("the corpus can be listed").path();
             let bytes = fs::read(&path).expect("an input can be read");
             // The name of the input that panics is on the line before the panic's own.
             eprintln!("{}", path.display());
-            run(&bytes);
-            inputs += 1;
+            accepted += u32::from(run(&bytes));
         }
-        assert!(inputs > 0, "the corpus of {name} is empty");
+        assert!(accepted > 0, "no input of the corpus of {name} is of today's format: run fuzz/examples/seeds.rs");
     }
 }
 

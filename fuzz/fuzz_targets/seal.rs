@@ -1,4 +1,6 @@
 //! Fuzzes a target's word on what landed, as a store hands it on.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| xfer_fuzz::decoders::seal(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    xfer_fuzz::decoders::seal(bytes);
+});

@@ -1,4 +1,6 @@
 //! Fuzzes one side of a migration, the target, with a peer and a store that say whatever they like.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| xfer_fuzz::sessions::target(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    xfer_fuzz::sessions::target(bytes);
+});

@@ -1,4 +1,5 @@
 //! One function for each decoder of outside bytes: whatever comes in, it ends, and what it accepts it also writes.
+//! Each says whether something was accepted.
 //!
 //! Inputs are bytes as they come from a peer or a store. Where a checksum stands in front of the parser, the target
 //! also tries the input with its checksum put right: a peer with bad intentions can count too.
@@ -16,35 +17,34 @@ use xfer_transport_core::ticket::Ticket;
 use xfer_transport_core::{Time, limits};
 
 /// The header in front of everything that crosses a link.
-pub fn frame(bytes: &[u8]) {
+pub fn frame(bytes: &[u8]) -> bool {
     let mut header = bytes.to_vec();
     if let Err(FrameError::Checksum { expected, .. }) = FrameHeader::decode(&header) {
         header[40..44].copy_from_slice(&expected.to_le_bytes());
     }
-    if let Ok(parsed) = FrameHeader::decode(&header) {
-        assert!(parsed.len_bytes <= parsed.kind.len_bytes_max());
-        assert_eq!(parsed.encode()[..], header[..limits::FRAME_HEADER_BYTES], "one header, one way to write it");
-    }
+    let Ok(parsed) = FrameHeader::decode(&header) else { return false };
+    assert!(parsed.len_bytes <= parsed.kind.len_bytes_max());
+    assert_eq!(parsed.encode()[..], header[..limits::FRAME_HEADER_BYTES], "one header, one way to write it");
+    true
 }
 
 /// Greetings of links, messages of paths, and what beats carry: any of the three may be meant.
-pub fn link_message(bytes: &[u8]) {
-    comes_back(Greeting::decode(bytes), |greeting| Greeting::decode(&greeting.encode()));
-    comes_back(LinkMessage::decode(bytes), |message| LinkMessage::decode(&message.encode()));
-    comes_back(Received::decode(bytes), |received| Received::decode(&received.encode()));
+pub fn link_message(bytes: &[u8]) -> bool {
+    comes_back(Greeting::decode(bytes), |greeting| Greeting::decode(&greeting.encode()))
+        | comes_back(LinkMessage::decode(bytes), |message| LinkMessage::decode(&message.encode()))
+        | comes_back(Received::decode(bytes), |received| Received::decode(&received.encode()))
 }
 
 /// How a process can be reached.
-pub fn ticket(bytes: &[u8]) {
-    comes_back(Ticket::decode(bytes), |ticket| Ticket::decode(&ticket.encode()));
-    if let Some(body) = bytes.len().checked_sub(4).map(|end| &bytes[..end]) {
-        let sealed = [body, &crc32c(body).to_le_bytes()].concat();
-        comes_back(Ticket::decode(&sealed), |ticket| Ticket::decode(&ticket.encode()));
-    }
+pub fn ticket(bytes: &[u8]) -> bool {
+    let again = |ticket: &Ticket| Ticket::decode(&ticket.encode());
+    let body = &bytes[..bytes.len().saturating_sub(4)];
+    let sealed = [body, &crc32c(body).to_le_bytes()].concat();
+    comes_back(Ticket::decode(bytes), again) | comes_back(Ticket::decode(&sealed), again)
 }
 
 /// What the two sides of a migration say to each other. Items of an offer go on into a manifest, as a target does.
-pub fn message(bytes: &[u8]) {
+pub fn message(bytes: &[u8]) -> bool {
     let decoded = Message::decode(bytes);
     if let Ok(Message { body: Body::Offer(offer), .. }) = &decoded
         && let Ok(mut manifest) = Manifest::new(offer.items.clone())
@@ -56,26 +56,21 @@ pub fn message(bytes: &[u8]) {
             assert!(manifest.extend(offer.items.clone()).is_err(), "every item is there already");
         }
     }
-    comes_back(decoded, |message| Message::decode(&message.encode()));
+    comes_back(decoded, |message| Message::decode(&message.encode()))
 }
 
 /// The record of who owns what.
-pub fn generation(bytes: &[u8]) {
-    comes_back(GenerationRecord::decode(bytes), |record| GenerationRecord::decode(&record.encode()));
+pub fn generation(bytes: &[u8]) -> bool {
+    comes_back(GenerationRecord::decode(bytes), |record| GenerationRecord::decode(&record.encode()))
 }
 
 /// A target's word on what landed.
-pub fn seal(bytes: &[u8]) {
-    comes_back(Seal::decode(bytes), |seal| Seal::decode(&seal.encode()));
+pub fn seal(bytes: &[u8]) -> bool {
+    comes_back(Seal::decode(bytes), |seal| Seal::decode(&seal.encode()))
 }
 
 /// Requests and answers of the store, what its well-known keys hold, and a whole service that a client talks to.
-pub fn store(bytes: &[u8]) {
-    comes_back(Request::decode(bytes), |request| Request::decode(&body(|out| request.encode(out))));
-    comes_back(Answer::decode(bytes), |answer| Answer::decode(&body(|out| answer.encode(out))));
-    comes_back(PeerClaim::decode(bytes), |claim| PeerClaim::decode(&claim.encode()));
-    comes_back(DrainOrder::decode(bytes), |order| DrainOrder::decode(&order.encode()));
-    let _ = wire::read_hello(bytes);
+pub fn store(bytes: &[u8]) -> bool {
     if let Some(welcome) = bytes.first_chunk() {
         let _ = wire::read_welcome(welcome);
     }
@@ -87,6 +82,11 @@ pub fn store(bytes: &[u8]) {
     // The same as a request in a frame of its own, since bytes by chance are never their own checksum.
     let frame = [&(bytes.len() as u32).to_le_bytes()[..], &crc32c(bytes).to_le_bytes(), bytes].concat();
     talk_to_service(&[&wire::hello()[..], &frame].concat());
+    comes_back(Request::decode(bytes), |request| Request::decode(&body(|out| request.encode(out))))
+        | comes_back(Answer::decode(bytes), |answer| Answer::decode(&body(|out| answer.encode(out))))
+        | comes_back(PeerClaim::decode(bytes), |claim| PeerClaim::decode(&claim.encode()))
+        | comes_back(DrainOrder::decode(bytes), |order| DrainOrder::decode(&order.encode()))
+        | matches!(wire::read_hello(bytes), Some(Ok(())))
 }
 
 fn talk_to_service(bytes: &[u8]) {
@@ -106,14 +106,14 @@ fn body(encode: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     frame.split_off(wire::FRAME_HEAD_BYTES)
 }
 
-/// What was accepted means the same after it was written and read again.
+/// Whether bytes were accepted; if so, they mean the same after they were written and read again.
 fn comes_back<T: Debug + PartialEq, E: Debug + PartialEq>(
     decoded: Result<T, E>,
     again: impl FnOnce(&T) -> Result<T, E>,
-) {
-    if let Ok(value) = decoded {
-        assert_eq!(again(&value).as_ref(), Ok(&value));
-    }
+) -> bool {
+    let Ok(value) = decoded else { return false };
+    assert_eq!(again(&value).as_ref(), Ok(&value));
+    true
 }
 
 /// CRC-32C bit by bit: slow, and written apart from the one that is tested.

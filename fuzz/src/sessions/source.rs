@@ -13,8 +13,8 @@ use super::{MIGRATION, Records, SOURCE, STEPS_MAX, TIMEOUTS_MAX, first, first_ge
 
 const TARGETS: [u32; 2] = [1, 2];
 
-/// Runs one source through an input, and to its end.
-pub fn source(bytes: &[u8]) {
+/// Runs one source through an input, and to its end; says whether that was a handoff.
+pub fn source(bytes: &[u8]) -> bool {
     let config = SourceConfig {
         source: SOURCE,
         attempt: MIGRATION.attempt,
@@ -54,6 +54,7 @@ pub fn source(bytes: &[u8]) {
         }
     }
     source.run_to_the_end();
+    source.session.state() == SourceState::Committed
 }
 
 /// Four items, one of each cost and one twice as dear; `batch` keeps their names apart from other calls'.

@@ -12,8 +12,8 @@ use super::{MIGRATION, Records, SOURCE, STEPS_MAX, TIMEOUTS_MAX, first, first_ge
 const ME: PeerId = PeerId { rank: 1, incarnation: 1 };
 const MEMORY_BYTES: u64 = 1 << 20;
 
-/// Runs one target through an input, and to its end.
-pub fn target(bytes: &[u8]) {
+/// Runs one target through an input, and to its end; says whether that was a handoff.
+pub fn target(bytes: &[u8]) -> bool {
     let config = TargetConfig { me: ME, migration: MIGRATION, base: first_generation(), memory_bytes: MEMORY_BYTES };
     let mut target = Target {
         session: TargetSession::new(config),
@@ -49,6 +49,7 @@ pub fn target(bytes: &[u8]) {
         }
     }
     target.run_to_the_end();
+    target.session.state() == TargetState::Committed
 }
 
 /// A target and its driver.

@@ -236,7 +236,7 @@ pub enum Event {
         /// What will become of what.
         verdict: Verdict,
     },
-    /// At the source: all targets granted memory for the first offer. At a target: its memory is granted.
+    /// At the source: all targets take part. At a target: the memory for one offer's items is granted.
     Granted,
     /// An item is at its target, whole and verified.
     Landed {

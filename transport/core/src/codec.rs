@@ -68,12 +68,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A count of items of `item_bytes` each: within `limit`, and all of them really there.
-    pub(crate) fn count(
-        &mut self,
-        what: &'static str,
-        limit: usize,
-        item_bytes: usize,
-    ) -> Result<usize, DecodeError> {
+    pub(crate) fn count(&mut self, what: &'static str, limit: usize, item_bytes: usize) -> Result<usize, DecodeError> {
         let count = usize::from(self.u16(what)?);
         if count > limit {
             return Err(DecodeError::TooMany { what, count: count as u64, limit: limit as u64 });

@@ -3,11 +3,10 @@
 //! Little endian: magic `u32`, version `u8`, kind `u8`, lane `u8`, flags `u8`, region `u64`, offset `u64`,
 //! transfer `u64`, length `u32`, payload CRC-32C `u32`, header CRC-32C `u32`, reserved `u32`.
 
-use crate::Lane;
 use crate::limits::{
-    CHUNK_BYTES_MAX, FRAME_HEADER_BYTES, GREETING_BYTES_MAX, LINK_MESSAGE_BYTES_MAX,
-    MESSAGE_BYTES_MAX,
+    CHUNK_BYTES_MAX, FRAME_HEADER_BYTES, GREETING_BYTES_MAX, LINK_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX,
 };
+use crate::{Lane, integrity};
 
 /// The version of the wire format; both ends must speak the same.
 pub const VERSION: u8 = 1;
@@ -122,7 +121,7 @@ impl FrameHeader {
             offset: 0,
             transfer: 0,
             len_bytes: u32::try_from(payload.len()).unwrap_or(u32::MAX),
-            payload_crc32c: crc32c::crc32c(payload),
+            payload_crc32c: integrity::crc32c(payload),
         }
     }
 
@@ -185,7 +184,7 @@ impl FrameHeader {
 
 /// Covers everything but itself; the reserved field after it is required to be zero.
 fn header_checksum(bytes: &[u8; FRAME_HEADER_BYTES]) -> u32 {
-    crc32c::crc32c(&bytes[..HEADER_CRC_AT])
+    integrity::crc32c(&bytes[..HEADER_CRC_AT])
 }
 
 fn u32_at(bytes: &[u8; FRAME_HEADER_BYTES], at: usize) -> u32 {

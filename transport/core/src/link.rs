@@ -10,9 +10,7 @@
 use std::time::Duration;
 
 use crate::Time;
-use crate::limits::{
-    DEAD_AFTER, HANDSHAKE_TIMEOUT, HEARTBEAT_EVERY, OWN_PAUSE_MIN, SUSPECT_AFTER,
-};
+use crate::limits::{DEAD_AFTER, HANDSHAKE_TIMEOUT, HEARTBEAT_EVERY, OWN_PAUSE_MIN, SUSPECT_AFTER};
 
 /// Where a link is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -189,15 +187,8 @@ mod tests {
     use super::*;
 
     const STATES: [State; 4] = [State::Greeting, State::Open, State::Draining, State::Closed];
-    const EVENTS: [Event; 7] = [
-        Event::Welcomed,
-        Event::Refused,
-        Event::Leave,
-        Event::Drained,
-        Event::Bye,
-        Event::Lost,
-        Event::Silent,
-    ];
+    const EVENTS: [Event; 7] =
+        [Event::Welcomed, Event::Refused, Event::Leave, Event::Drained, Event::Bye, Event::Lost, Event::Silent];
 
     fn at(ms: u64) -> Time {
         Time::from_nanos(ms * 1_000_000)

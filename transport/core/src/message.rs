@@ -7,9 +7,7 @@ use bytes::Bytes;
 
 use crate::PeerId;
 use crate::codec::{DecodeError, Reader, put_text};
-use crate::limits::{
-    ACKS_PER_MESSAGE_MAX, CHANNELS_MAX, ENDED_PER_MESSAGE_MAX, JOB_BYTES_MAX, REASON_BYTES_MAX,
-};
+use crate::limits::{ACKS_PER_MESSAGE_MAX, CHANNELS_MAX, ENDED_PER_MESSAGE_MAX, JOB_BYTES_MAX, REASON_BYTES_MAX};
 use crate::path::TransferId;
 use crate::stream::StreamId;
 
@@ -143,15 +141,10 @@ impl Greeting {
                     number => return Err(unknown("link role", number)),
                 },
             }),
-            2 => Self::Welcome {
-                id: peer(&mut reader)?,
-                nonce: reader.u64("nonce")?,
-                session: reader.u64("session")?,
-            },
+            2 => Self::Welcome { id: peer(&mut reader)?, nonce: reader.u64("nonce")?, session: reader.u64("session")? },
             3 => {
                 let number = reader.u8("reason")?;
-                let reason =
-                    RejectReason::from_wire(number).ok_or_else(|| unknown("reason", number))?;
+                let reason = RejectReason::from_wire(number).ok_or_else(|| unknown("reason", number))?;
                 Self::Reject(reason, reader.text("sentence", REASON_BYTES_MAX)?)
             }
             4 => Self::Bye,

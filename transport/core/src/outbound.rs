@@ -236,9 +236,9 @@ impl Outbound {
     /// The checksum of the whole, once complete.
     pub(crate) fn crc32c(&self) -> u32 {
         let parts = self.acked.iter().enumerate();
-        integrity::combine(parts.map(|(index, crc32c)| {
-            (crc32c.unwrap_or_default(), u64::from(self.extent(index as u32).len_bytes))
-        }))
+        integrity::combine(
+            parts.map(|(index, crc32c)| (crc32c.unwrap_or_default(), u64::from(self.extent(index as u32).len_bytes))),
+        )
     }
 }
 

@@ -41,9 +41,8 @@ impl TokenBucket {
     /// Whether a chunk may leave at `now`, else when to ask again.
     pub fn ready(&mut self, now: Time) -> Result<(), Time> {
         let Some(limit) = &mut self.limit else { return Ok(()) };
-        let gained = i128::from(now.since(limit.filled).as_nanos() as u64)
-            * i128::from(limit.bytes_per_s)
-            / 1_000_000_000;
+        let gained =
+            i128::from(now.since(limit.filled).as_nanos() as u64) * i128::from(limit.bytes_per_s) / 1_000_000_000;
         // Fractions of a byte stay in the clock rather than being lost at every call.
         if gained > 0 {
             limit.tokens = (limit.tokens + gained).min(burst_bytes(limit.bytes_per_s));

@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::limits::{
-    ACKS_PER_MESSAGE_MAX, CHUNK_ATTEMPTS_MAX, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, ENDED_BATCH,
-    ENDED_PER_MESSAGE_MAX, FENCE_TIMEOUT, TRANSFER_BYTES_MAX, TRANSFERS_PER_PEER_MAX,
+    ACKS_PER_MESSAGE_MAX, CHUNK_ATTEMPTS_MAX, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, ENDED_BATCH, ENDED_PER_MESSAGE_MAX,
+    FENCE_TIMEOUT, TRANSFER_BYTES_MAX, TRANSFERS_PER_PEER_MAX,
 };
 use crate::message::{Ack, LinkMessage, LinkRole, Received, Refusal};
 use crate::outbound::{Event, Outbound, Phase};
@@ -624,12 +624,7 @@ impl Path {
     }
 }
 
-fn set_timer(
-    timers: &mut BTreeSet<(Time, TransferId)>,
-    id: TransferId,
-    transfer: &mut Outbound,
-    at: Option<Time>,
-) {
+fn set_timer(timers: &mut BTreeSet<(Time, TransferId)>, id: TransferId, transfer: &mut Outbound, at: Option<Time>) {
     if let Some(old) = transfer.timer.take() {
         timers.remove(&(old, id));
     }

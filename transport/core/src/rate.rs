@@ -70,10 +70,7 @@ impl RateMeter {
         let mut sorted: Vec<u64> = self.samples.iter().copied().collect();
         sorted.sort_unstable();
         let outlier = usize::from(sorted.len() >= 4);
-        Some(RateInterval {
-            low: *sorted.get(outlier)?,
-            high: *sorted.get(sorted.len() - 1 - outlier)?,
-        })
+        Some(RateInterval { low: *sorted.get(outlier)?, high: *sorted.get(sorted.len() - 1 - outlier)? })
     }
 }
 

@@ -34,21 +34,13 @@ pub struct RemoteRegion {
 impl RemoteRegion {
     /// All of the region.
     pub fn all(self) -> RemoteSlice {
-        RemoteSlice {
-            region: self,
-            offset: 0,
-            len_bytes: self.len_bytes,
-        }
+        RemoteSlice { region: self, offset: 0, len_bytes: self.len_bytes }
     }
 
     /// `len_bytes` bytes from `offset`, or `None` where that leaves the region.
     pub fn slice(self, offset: u64, len_bytes: u64) -> Option<RemoteSlice> {
         let end = offset.checked_add(len_bytes)?;
-        (end <= self.len_bytes).then_some(RemoteSlice {
-            region: self,
-            offset,
-            len_bytes,
-        })
+        (end <= self.len_bytes).then_some(RemoteSlice { region: self, offset, len_bytes })
     }
 }
 

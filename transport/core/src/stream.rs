@@ -103,8 +103,7 @@ impl Streams {
         } else {
             (CHANNEL_MESSAGES_MAX, CHANNEL_BYTES_MAX)
         };
-        let full = outgoing.kept.len() >= messages_max
-            || outgoing.kept_bytes.saturating_add(payload.len()) > bytes_max;
+        let full = outgoing.kept.len() >= messages_max || outgoing.kept_bytes.saturating_add(payload.len()) > bytes_max;
         if full {
             return Err(PushError::Full);
         }
@@ -177,8 +176,7 @@ impl Streams {
 
     /// Whether so much was taken that the peer should hear of it before the next heartbeat.
     pub fn report_is_due(&self) -> bool {
-        self.taken_since_report >= RECEIVED_BEFORE_ACK
-            || self.taken_bytes_since_report >= RECEIVED_BYTES_BEFORE_ACK
+        self.taken_since_report >= RECEIVED_BEFORE_ACK || self.taken_bytes_since_report >= RECEIVED_BYTES_BEFORE_ACK
     }
 
     /// What was taken since the last report.

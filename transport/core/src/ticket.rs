@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::codec::{DecodeError, Reader, put_bytes, put_text};
 use crate::limits::{ADDRESS_BYTES_MAX, ADDRESSES_MAX, JOB_BYTES_MAX, TICKET_BYTES_MAX};
 use crate::message::{peer, put_peer};
-use crate::{BackendId, PeerId, frame};
+use crate::{BackendId, PeerId, frame, integrity};
 
 const MAGIC: [u8; 4] = *b"xftk";
 
@@ -39,7 +39,7 @@ impl Ticket {
             bytes.push(*backend as u8);
             put_bytes(&mut bytes, address, ADDRESS_BYTES_MAX);
         }
-        let checksum = crc32c::crc32c(&bytes);
+        let checksum = integrity::crc32c(&bytes);
         bytes.extend(checksum.to_le_bytes());
         bytes.into()
     }
@@ -60,7 +60,7 @@ impl Ticket {
         let Some((body, checksum)) = bytes.split_last_chunk::<4>() else {
             return Err(TicketError::NotATicket);
         };
-        if crc32c::crc32c(body) != u32::from_le_bytes(*checksum) {
+        if integrity::crc32c(body) != u32::from_le_bytes(*checksum) {
             return Err(TicketError::Malformed(DecodeError::Checksum));
         }
         let mut reader = Reader::new(&body[MAGIC.len()..]);

@@ -5,7 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use xfer_transport_core::PeerId;
-use xfer_transport_core::limits::{CHUNK_BYTES_DEFAULT, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, JOB_BYTES_MAX, LINKS_PER_PEER_MAX};
+use xfer_transport_core::limits::{
+    CHUNK_BYTES_DEFAULT, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, JOB_BYTES_MAX, LINKS_PER_PEER_MAX,
+};
 
 use crate::backend::Backend;
 use crate::backend::tcp::TcpBackend;

@@ -46,13 +46,8 @@ impl Endpoint {
     pub fn start(config: EndpointConfig) -> Result<Self, StartError> {
         config.check()?;
         let backends = config.open_backends()?;
-        let shared = Arc::new(Shared::new(
-            config.id,
-            config.job,
-            random_u64(),
-            config.chunk_bytes,
-            config.links_per_peer,
-        ));
+        let shared =
+            Arc::new(Shared::new(config.id, config.job, random_u64(), config.chunk_bytes, config.links_per_peer));
         shared.bucket().set(config.egress_bytes_per_s, shared.now());
         let peers = Arc::new(Peers::new(Arc::clone(&shared)));
         let dialer = Arc::new(Dialer::new(Arc::clone(&shared), Arc::clone(&peers), backends.clone()));
@@ -235,7 +230,9 @@ impl Inner {
         self.tend.lock().unwrap_or_else(PoisonError::into_inner).take();
         let peers = self.peers.all();
         let until = Instant::now() + LINGER;
-        while Instant::now() < until && peers.iter().any(|peer| peer.down_reason().is_none() && !peer.path().is_flushed()) {
+        while Instant::now() < until
+            && peers.iter().any(|peer| peer.down_reason().is_none() && !peer.path().is_flushed())
+        {
             thread::sleep(Duration::from_millis(1));
         }
         for peer in &peers {

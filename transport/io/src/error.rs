@@ -20,7 +20,9 @@ pub enum StartError {
     #[error("{0}")]
     Config(String),
     /// Without encryption, only this machine may connect.
-    #[error("{0} can be reached from other machines and links are not encrypted yet: bind 127.0.0.1, or set XFER_INSECURE=1 on a trusted network")]
+    #[error(
+        "{0} can be reached from other machines and links are not encrypted yet: bind 127.0.0.1, or set XFER_INSECURE=1 on a trusted network"
+    )]
     Exposed(SocketAddr),
     /// The address can't be listened on.
     #[error("can't listen on {address}: {error}")]
@@ -186,7 +188,9 @@ pub enum TransferError {
         refusal: Refusal,
     },
     /// A chunk arrived damaged every time it was sent.
-    #[error("damaged on every attempt, at byte {offset} of the region: a link or memory is broken, or the source changes while it is sent")]
+    #[error(
+        "damaged on every attempt, at byte {offset} of the region: a link or memory is broken, or the source changes while it is sent"
+    )]
     Damaged {
         /// Where in the region, in bytes.
         offset: u64,

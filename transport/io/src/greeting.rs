@@ -150,9 +150,7 @@ impl Accepting {
         let Greeting::Hello(hello) = greeting else {
             return Err(DownReason::Violation("the first frame was no hello".into()));
         };
-        let admitted = self.peers.judge(&hello).and_then(|identity| {
-            self.peers.admit(identity, worker, OpenedBy::Them)
-        });
+        let admitted = self.peers.judge(&hello).and_then(|identity| self.peers.admit(identity, worker, OpenedBy::Them));
         match admitted {
             Ok(peer) => {
                 self.pending = None;

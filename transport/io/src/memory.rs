@@ -1,5 +1,8 @@
 //! Memory that may be moved: owned by xfer, or borrowed from a framework together with what keeps it alive.
-#![allow(unsafe_code, reason = "memory that peers write is reached through raw pointers; each use says why it is sound")]
+#![allow(
+    unsafe_code,
+    reason = "memory that peers write is reached through raw pointers; each use says why it is sound"
+)]
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::any::Any;

@@ -114,7 +114,8 @@ impl Peers {
         let mut ranks = self.lock();
         let entry = ranks.entry(rank).or_insert_with(Rank::new);
         if incarnation < entry.incarnation {
-            let sentence = format!("rank {rank} (life {incarnation}) is of the past: life {} was here", entry.incarnation);
+            let sentence =
+                format!("rank {rank} (life {incarnation}) is of the past: life {} was here", entry.incarnation);
             return Err((RejectReason::Superseded, sentence));
         }
         if let Some(peer) = &entry.connected {

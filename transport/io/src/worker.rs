@@ -340,7 +340,8 @@ impl Worker {
     fn sleep(&self, peer: Option<&Peer>) {
         let (interest, timeout) = {
             let inside = self.lock();
-            let times = [inside.machine.poll_timeout(), inside.paced_until, peer.and_then(|peer| peer.path().poll_timeout())];
+            let times =
+                [inside.machine.poll_timeout(), inside.paced_until, peer.and_then(|peer| peer.path().poll_timeout())];
             let timeout = times.into_iter().flatten().min().map(|at| self.shared.until(at));
             let link = inside.link.poll_timeout().map(|at| at.saturating_duration_since(Instant::now()));
             let retry = peer.filter(|peer| peer.backlog.is_stuck()).map(|_| RETRY_SUBSCRIBER_AFTER);
@@ -504,7 +505,8 @@ fn violation(what: &str, error: &xfer_transport_core::DecodeError) -> DownReason
 }
 
 fn message(kind: FrameKind, region: u64, number: u64, payload: Bytes) -> Op {
-    let header = FrameHeader { region, transfer: number, lane: Lane::Control, ..FrameHeader::for_payload(kind, &payload) };
+    let header =
+        FrameHeader { region, transfer: number, lane: Lane::Control, ..FrameHeader::for_payload(kind, &payload) };
     Op::Message { header, payload }
 }
 

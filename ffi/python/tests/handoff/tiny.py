@@ -57,6 +57,7 @@ def pipeline() -> Pipeline:
         loss=nn.functional.mse_loss,
         microbatches=MICROBATCHES,
         activation=torch.empty(2, 3, WIDTH, device="meta"),
+        output=torch.empty(2, 3, WIDTH, device="meta"),
         seed=SEED,
     )
 

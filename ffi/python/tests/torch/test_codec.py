@@ -59,7 +59,9 @@ def test_types_and_bits_come_back() -> None:
     assert struct.pack("<d", codec.decode(codec.encode(nan))) == struct.pack("<d", nan)
 
 
-@pytest.mark.parametrize("value", [1 << 63, -(1 << 63) - 1, {1.5: 0}, {None: 0}, object(), {1, 2}, torch.ones(1), range(3)])
+@pytest.mark.parametrize(
+    "value", [1 << 63, -(1 << 63) - 1, {1.5: 0}, {None: 0}, object(), {1, 2}, torch.ones(1), range(3)]
+)
 def test_what_it_does_not_carry_is_named(value: Any) -> None:
     with pytest.raises(xt.WireError):
         codec.encode(value)
@@ -181,7 +183,8 @@ def changed(value: Any, rng: random.Random) -> Any:
     if isinstance(value, dict) and value and rng.random() < 0.95:
         key = rng.choice(list(value))
         return {**value, key: changed(value[key], rng)}
-    return rng.choice([None, True, 0, 1, -1, 3, 1 << 40, 1 << 62, 0.5, "", "cpu", "float64", "param:0.weight", [], [1], {}])
+    numbers = [None, True, 0, 1, -1, 3, 1 << 40, 1 << 62, 0.5]
+    return rng.choice([*numbers, "", "cpu", "float64", "param:0.weight", [], [1], {}])
 
 
 def test_descriptions_with_one_change_are_refused_or_harmless() -> None:

@@ -66,9 +66,10 @@ def check(value: Any) -> None:
 def compare(theirs: dict[str, Any]) -> None:
     """Refuses if this process computes in another mode than the one that ran the forward."""
     ours = read(None)["modes"]
-    for name, value in theirs["modes"].items():
-        if ours.get(name) != value:
-            raise Rejection(Why.ENVIRONMENT, f"{name} was {value!r} in the forward and is {ours.get(name)!r} here")
+    for name in sorted({*ours, *theirs["modes"]}):
+        was, here = theirs["modes"].get(name), ours.get(name)
+        if was != here:
+            raise Rejection(Why.ENVIRONMENT, f"{name} was {was!r} in the forward and is {here!r} here")
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Activations and gradients on their way between the stages of a pipeline."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -59,6 +60,17 @@ class Boundary:
         self._sends: dict[Key, _Transfer] = {}
         self._receives: dict[Key, _Transfer] = {}
         self._lives = 0
+        self._interruptible = True
+
+    @contextmanager
+    def undivided(self, patience_s: float) -> Iterator[None]:
+        """Inside the `with`, a receive is not interrupted, and waits `patience_s` at most: for who has heard the news already."""
+        before = self._interruptible, self._patience_s
+        self._interruptible, self._patience_s = False, patience_s
+        try:
+            yield
+        finally:
+            self._interruptible, self._patience_s = before
 
     def send(self, key: Key, tensor: Tensor, to: int) -> None:
         """Starts sending; the tensor must not change until it is `delivered`."""
@@ -74,7 +86,7 @@ class Boundary:
         give_up_s = time.monotonic() + self._patience_s
         while True:
             try:
-                receive.native.wait(timeout=SLICE_S, interruptible=True)
+                receive.native.wait(timeout=SLICE_S, interruptible=self._interruptible)
             except TimeoutError:
                 if time.monotonic() > give_up_s:
                     raise Stalled(

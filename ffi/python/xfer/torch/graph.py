@@ -200,9 +200,8 @@ def _describe(index: int, function: Any, leaves: Mapping[int, str]) -> Node:
     return Node(index, function, name, Kind.OPAQUE if hidden else Kind.BUILTIN, [])
 
 
-def _type_of(node: Node) -> Hashable:
-    kind: Hashable = type(node.node)
-    return kind
+def _type_of(node: Node) -> Any:
+    return type(node.node)
 
 
 @functools.cache

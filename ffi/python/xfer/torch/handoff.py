@@ -86,10 +86,11 @@ class HandOver:
         stage = self._stage
         stage.observe("stopped", {"notice": self._notice.source, "seconds_left": self._notice.seconds_left})
         outgoing = self._begin()
-        for shard in stage.shards.values():
-            for microbatch, in_flight in shard.in_flight.items():
-                if not in_flight.ready:
-                    stage.restore(shard, microbatch)
+        with stage.boundary.undivided(self._notice.seconds_left):
+            for shard in stage.shards.values():
+                for microbatch, in_flight in shard.in_flight.items():
+                    if not in_flight.ready:
+                        stage.restore(shard, microbatch)
         cursors = {layer: shard.cursor() for layer, shard in stage.shards.items()}
         items = [*self._passing(), *self._inputs(), *self._gradients()]
         for shard in stage.shards.values():

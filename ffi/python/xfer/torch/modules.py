@@ -31,7 +31,8 @@ def describe(layer: torch.nn.Module) -> list[Any]:
             if name != "training" and not name.startswith(_COMPILER_PREFIX) and _is_number(value)
         }
         kind = type(module)
-        described.append([path, f"{kind.__module__}.{kind.__qualname__}", _forward_crc(module), module.training, numbers])
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        described.append([path, name, _forward_crc(module), module.training, numbers])
     return described
 
 

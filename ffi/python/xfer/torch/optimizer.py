@@ -91,24 +91,28 @@ def adopt_optimizer_state(
         if id(params[name]) in owned:
             raise OptimizerStateError(f"parameter {name} is in this optimizer already")
         states[name] = {key: _state_value(params[name], name, key, kind, what, tensors) for key, kind, what in entries}
+    existing = [(_hyperparameters(group), group) for group in optimizer.param_groups]
     for index, hyperparameters in enumerate(value["groups"]):
         members = [(name, params[name]) for name, group, _ in value["parameters"] if group == index]
-        _join(optimizer, hyperparameters, members)
+        same = next((group for known, group in existing if known == hyperparameters), None)
+        _join(optimizer, same, hyperparameters, members)
     for name, state in states.items():
         if state:
             optimizer.state[params[name]] = state
 
 
 def _join(
-    optimizer: torch.optim.Optimizer, hyperparameters: dict[str, Any], members: list[tuple[str, torch.nn.Parameter]]
+    optimizer: torch.optim.Optimizer,
+    group: dict[str, Any] | None,
+    hyperparameters: dict[str, Any],
+    members: list[tuple[str, torch.nn.Parameter]],
 ) -> None:
     with_names = any("param_names" in group for group in optimizer.param_groups)
-    for group in optimizer.param_groups:
-        if _hyperparameters(group) == hyperparameters:
-            group["params"].extend(parameter for _, parameter in members)
-            if with_names:
-                group["param_names"].extend(name for name, _ in members)
-            return
+    if group is not None:
+        group["params"].extend(parameter for _, parameter in members)
+        if with_names:
+            group["param_names"].extend(name for name, _ in members)
+        return
     restored = {key: tuple(item) if isinstance(item, list) else item for key, item in hyperparameters.items()}
     params = members if with_names else [parameter for _, parameter in members]
     optimizer.add_param_group({"params": params, **restored})

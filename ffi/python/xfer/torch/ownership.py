@@ -170,6 +170,7 @@ class Ownership:
 
     def _follow(self, news: News) -> None:
         stage, decision = self._stage, news.decision
+        stage.observe("heard", {"kind": decision.kind, "generation": decision.generation})
         if news.arrival is not None:
             stage.engine.store_create(_key(decision.generation), decision.encode())
             self._put_away()
@@ -186,7 +187,9 @@ class Ownership:
             self._go_back(decision)
         if decision.kind != "withdrawn":
             self.protect()
-        stage.observe("followed", {"kind": decision.kind, "generation": decision.generation, "reason": decision.reason})
+        facts = {"kind": decision.kind, "generation": decision.generation, "reason": decision.reason}
+        report = {} if news.arrival is None else {"report": news.arrival.incoming.report()}
+        stage.observe("followed", {**facts, **report, "owners": list(stage.owners)})
 
     def _put_away(self) -> None:
         self._stage.engine.dismiss()

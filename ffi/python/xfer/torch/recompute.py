@@ -53,9 +53,9 @@ def recompute(
         found = forward.output_fingerprints()
         if found != entry.outputs:
             raise Diverged(
-                f"layer {forward.name}: the recomputed outputs differ from the forward's, so their gradients would too; "
-                "a buffer or attribute that the forward reads has changed since, or the hardware or thread count "
-                "differs (exact=False accepts that)"
+                f"layer {forward.name}: the recomputed outputs differ from the forward's, so their gradients would "
+                "too; a buffer or attribute that the forward reads has changed since, or the hardware or thread "
+                "count differs (exact=False accepts that)"
             )
     return forward
 

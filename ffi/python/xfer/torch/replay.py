@@ -33,7 +33,6 @@ from .raw import DTYPES, fingerprint
 from .table import Span, Table
 from .tensor_hooks import HookWatch
 
-
 _ALIGNMENT = 64
 """Bytes; what torch's CPU allocator gives. A span keeps the position of its tensors relative to this."""
 
@@ -121,6 +120,12 @@ class Skeleton:
                     raise Rejection(Why.SIGNATURE, "it computes something else than in the forward", node.label)
         return ReplayedForward(self)
 
+    def _release(self) -> None:
+        """Lets go of the graph and the received tensors, whoever still holds the skeleton."""
+        for held in self._saved:
+            held.table = None
+        self._nodes, self._inputs, self._saved = [], [], []
+
 
 class ReplayedForward:
     """A forward whose outputs are elsewhere and whose backward can run here. Made by `Skeleton.bind`."""
@@ -155,9 +160,12 @@ class ReplayedForward:
             if output.edge is not None and grad is not None
         ]
         self._skeleton = None
-        with naming(self.name):
-            run_backward = backward_on_modules if skeleton._copy.keeps_real else backward_to_leaves
-            return run_backward(self.layer, skeleton._inputs, skeleton._nodes, roots)
+        run_backward = backward_on_modules if skeleton._copy.keeps_real else backward_to_leaves
+        try:
+            with naming(self.name):
+                return run_backward(self.layer, skeleton._inputs, skeleton._nodes, roots)
+        finally:
+            skeleton._release()
 
     def _usable(self) -> Skeleton:
         if self._skeleton is None:

@@ -56,7 +56,13 @@ class Pipeline:
     microbatches: int
     activation: Tensor
     """A tensor of the shape and dtype of what passes from layer to layer; it may be on the meta device."""
+    output: Tensor
+    """Likewise of what the last layer gives."""
     seed: int = 0
+
+    def like(self, layer: int) -> Tensor:
+        """What is given to `layer`, or to the loss."""
+        return self.activation if layer < self.layers else self.output
 
 
 class Stage:

@@ -81,7 +81,7 @@ class TakeOver:
             if data is not None:
                 what, step, microbatch, layer = record.boundary_of(name)
                 kept = stage.inputs if what == "input" else stage.gradients
-                kept[step, microbatch, layer] = shaped(data, stage.pipeline.activation)
+                kept[step, microbatch, layer] = shaped(data, stage.pipeline.like(layer))
                 stage.inherited.add(name)
 
     def _take_forwards(self, shard: Shard, cursor: Cursor, again: set[str]) -> None:

@@ -57,8 +57,10 @@ pub(super) struct Outbox {
 /// What follows from the entries, kept up with them: it is asked for at every step.
 #[derive(Debug, Default)]
 struct Tally {
-    /// What may be posted now: waiting, granted, and in the order.
+    /// What may be posted now: waiting, in the order, and granted.
     ready: BTreeSet<(usize, ItemId)>,
+    /// What is waiting, in the order, and has no memory yet.
+    ungranted: BTreeSet<(usize, ItemId)>,
     posted_items: usize,
     posted_bytes: u64,
     /// For each target, how many items are yet to land there.
@@ -108,11 +110,16 @@ impl Outbox {
     }
 
     /// The next item to post, if the window has room for it: where, and to whom.
+    ///
+    /// While what comes before it waits for memory, an item may go ahead so that the link isn't idle, but only one at a
+    /// time: a whole window of them would be in the way once that memory is there.
     pub(super) fn post(&mut self) -> Option<(ItemId, u32, RemoteRegion)> {
-        let (_, item) = *self.tally.ready.first()?;
+        let next = *self.tally.ready.first()?;
+        let (_, item) = next;
         let entry = self.entries.get(&item)?;
         let (target, remote) = (entry.target, entry.granted?);
-        if !self.tally.has_room(entry.bytes) {
+        let out_of_turn = self.tally.ungranted.first().is_some_and(|before| *before < next);
+        if !self.tally.has_room(if out_of_turn { u64::MAX } else { entry.bytes }) {
             return None;
         }
         self.update(item, |entry| {
@@ -231,9 +238,9 @@ impl Outbox {
 }
 
 impl Entry {
-    /// Its place in the order, if it could be posted now.
-    fn ready_at(&self) -> Option<usize> {
-        (self.stage == Stage::Waiting && self.granted.is_some()).then_some(self.place).flatten()
+    /// Its place in the order, if its turn is still to come.
+    fn waiting_at(&self) -> Option<usize> {
+        self.place.filter(|_| self.stage == Stage::Waiting)
     }
 
     fn is_to_land(&self) -> bool {
@@ -253,9 +260,13 @@ impl Tally {
         self.posted_items == 0 || fits
     }
 
+    fn queue_of(&mut self, entry: &Entry) -> &mut BTreeSet<(usize, ItemId)> {
+        if entry.granted.is_some() { &mut self.ready } else { &mut self.ungranted }
+    }
+
     fn add(&mut self, item: ItemId, entry: &Entry) {
-        if let Some(place) = entry.ready_at() {
-            self.ready.insert((place, item));
+        if let Some(place) = entry.waiting_at() {
+            self.queue_of(entry).insert((place, item));
         }
         if entry.stage == Stage::Posted {
             self.posted_items += 1;
@@ -268,8 +279,8 @@ impl Tally {
 
     /// Takes back what [`Tally::add`] did for the same entry.
     fn remove(&mut self, item: ItemId, entry: &Entry) {
-        if let Some(place) = entry.ready_at() {
-            self.ready.remove(&(place, item));
+        if let Some(place) = entry.waiting_at() {
+            self.queue_of(entry).remove(&(place, item));
         }
         if entry.stage == Stage::Posted {
             self.posted_items -= 1;

@@ -203,10 +203,8 @@ impl SourceSession {
                     return Err(Violation::Sequence { what, found: sequence, expected: self.sequence - 1 });
                 }
                 self.outbox.grant(from.rank, &grants)?;
-                self.targets[place].granted |= sequence == 0;
-                if self.state == SourceState::Offered && self.targets.iter().all(|target| target.granted) {
-                    self.state.on_granted()?;
-                    self.events.push_back(Event::Granted);
+                if sequence == 0 && !std::mem::replace(&mut self.targets[place].granted, true) {
+                    self.on_admitted()?;
                 }
             }
             Body::Refuse { refusal } => {
@@ -233,6 +231,16 @@ impl SourceSession {
             }
         }
         self.targets[place].peer = Some(from);
+        Ok(())
+    }
+
+    fn on_admitted(&mut self) -> Result<(), Violation> {
+        if self.targets.iter().all(|target| target.granted) {
+            self.events.push_back(Event::Granted);
+            if self.state == SourceState::Offered {
+                self.state.on_granted()?;
+            }
+        }
         Ok(())
     }
 

@@ -26,8 +26,8 @@ fn users_are_told_what_happens_in_its_order() {
     world.run();
 
     let events = world.events(SOURCE.rank);
-    assert!(matches!(events[0], Event::Granted), "{:?}", events[0]);
-    assert!(matches!(events[1], Event::Planned { verdict: Verdict::Fits { .. } }), "{:?}", events[1]);
+    assert!(matches!(events[0], Event::Planned { verdict: Verdict::Fits { .. } }), "{:?}", events[0]);
+    assert_eq!(events[1], Event::Granted);
     let landed = events.iter().filter(|event| matches!(event, Event::Landed { .. })).count();
     assert_eq!(landed, 10);
     assert!(matches!(events.last(), Some(Event::Committed { .. })));

@@ -49,8 +49,8 @@ fn a_withdrawal_ends_the_migration_at_every_step_before_the_proposal() {
         }
         world.on(step, withdraw);
         world.run();
-        let record = world.assert_ends(GenerationKind::Withdrawn);
-        assert_eq!(record.reason, "the notice was withdrawn", "{step:?}");
+        assert_eq!(world.generation().reason, "the notice was withdrawn", "{step:?}");
+        world.assert_ends(GenerationKind::Withdrawn);
     }
 }
 

@@ -145,6 +145,8 @@ pub struct World {
     landed_at_source: usize,
     /// When each rank died.
     deaths: BTreeMap<u32, Time>,
+    /// Since when a rank takes the source for dead.
+    believed: BTreeMap<u32, Time>,
     deadline: Time,
 }
 
@@ -171,6 +173,7 @@ impl World {
             scripts: Vec::new(),
             landed_at_source: 0,
             deaths: BTreeMap::new(),
+            believed: BTreeMap::new(),
         };
         let config = SourceConfig {
             source: SOURCE,
@@ -192,7 +195,10 @@ impl World {
     pub fn usual(options: Options) -> Self {
         let cut_after = options.cut_after;
         let mut world = Self::new(options);
-        world.at(Duration::ZERO, |world| world.input(SOURCE.rank, Input::Items(standard_items())));
+        world.at(Duration::ZERO, |world| {
+            // With no time at all, or if a script withdrew, it is too late for them.
+            let _ = world.try_input(SOURCE.rank, Input::Items(standard_items()));
+        });
         if let Some(after) = cut_after {
             world.at(after, |world| {
                 // It may have ended by then.
@@ -258,6 +264,17 @@ impl World {
             let input = Input::PeerGone { peer, reason: "connection reset".to_owned() };
             self.schedule(self.options.notice_of_death, Happening::Input { to: other, input });
         }
+    }
+
+    /// The process of `rank` is told that the source is gone, which isn't so.
+    pub fn believe_source_dead(&mut self, rank: u32) {
+        if self.target(rank).is_some() {
+            let now = self.now;
+            self.believed.entry(rank).or_insert(now);
+        }
+        let input = Input::PeerGone { peer: SOURCE, reason: "no byte for 1 s".to_owned() };
+        // It may be too late for it.
+        let _ = self.try_input(rank, input);
     }
 
     /// The store answers nobody any more.

@@ -62,11 +62,7 @@ pub fn many_transfers_at_once_arrive(make: Make<'_>) {
     let mut random = Random(seed());
     let mut under_way = Vec::new();
     for salt in 0..2 * EACH_WAY {
-        let (from, to) = if salt % 2 == 0 {
-            (&pair.sender, &pair.receiver)
-        } else {
-            (&pair.receiver, &pair.sender)
-        };
+        let (from, to) = if salt % 2 == 0 { (&pair.sender, &pair.receiver) } else { (&pair.receiver, &pair.sender) };
         let source = Region::from_vec(pattern(random.below(100_000), salt));
         let destination = Region::allocate(source.len_bytes()).expect("memory");
         let grant = to.grant(&destination, from.id()).expect("a grant");

@@ -114,7 +114,10 @@ pub fn bad_tickets_are_errors(make: Make<'_>) {
     let ticket = gone.ticket();
     gone.shutdown();
     drop(gone);
-    assert!(matches!(one.connect(&ticket, PATIENCE), Err(ConnectError::Unreachable { .. } | ConnectError::Lost { .. })));
+    assert!(matches!(
+        one.connect(&ticket, PATIENCE),
+        Err(ConnectError::Unreachable { .. } | ConnectError::Lost { .. })
+    ));
     assert!(matches!(one.connect(b"", PATIENCE), Err(ConnectError::Ticket(TicketError::NotATicket))));
     assert!(matches!(one.connect(&ticket[1..], PATIENCE), Err(ConnectError::Ticket(TicketError::NotATicket))));
     let mut damaged = ticket.to_vec();

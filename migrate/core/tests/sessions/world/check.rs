@@ -46,10 +46,10 @@ impl World {
         let all_sealed = TARGETS.iter().all(|target| self.store.seal(*target).is_some());
         let deadline = self.target(rank).expect("it proposes").deadline().0;
         let waited = self.now >= deadline.after(limits::SEAL_GRACE);
-        let died = |peer: u32, grace: Duration| self.deaths.get(&peer).is_some_and(|at| self.now >= at.after(grace));
-        let alone = died(SOURCE.rank, limits::SOURCE_GONE_GRACE);
-        let target_died = TARGETS.iter().any(|target| died(*target, Duration::ZERO));
-        let lost = target_died && (died(SOURCE.rank, Duration::ZERO) || Deadline(deadline).has_passed(self.now));
+        let source_gone = self.deaths.get(&SOURCE.rank).into_iter().chain(self.believed.get(&rank)).min();
+        let alone = source_gone.is_some_and(|at| self.now >= at.after(limits::SOURCE_GONE_GRACE));
+        let target_died = TARGETS.iter().any(|target| self.deaths.contains_key(target));
+        let lost = target_died && (source_gone.is_some() || Deadline(deadline).has_passed(self.now));
         assert!(all_sealed || waited || alone || lost, "rank {rank} proposes {} too early", record.kind);
     }
 

@@ -45,14 +45,7 @@ enum Frame {
 
 impl Receiver {
     pub(super) fn new() -> Self {
-        Self {
-            ahead: Box::new([0; AHEAD_BYTES]),
-            start: 0,
-            end: 0,
-            frame: Frame::Header,
-            scratch: None,
-            more: false,
-        }
+        Self { ahead: Box::new([0; AHEAD_BYTES]), start: 0, end: 0, frame: Frame::Header, scratch: None, more: false }
     }
 
     pub(super) fn has_more(&self) -> bool {

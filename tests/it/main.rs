@@ -1,0 +1,5 @@
+//! The public API as its users see it: engines in one process, over real sockets and a real store.
+
+mod engine;
+mod migration;
+mod support;
