@@ -76,6 +76,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="how long node 1 has, as in 5s (30s)",
     )  # fmt: skip
     notice.add_argument("--link", type=rate, metavar="RATE", help="what node 1 can send, as in 200Mbps (no limit)")
+    notice.add_argument(
+        "--activations", choices=["ship", "cheapest", "recompute"], default="ship",
+        help="what becomes of what forwards in flight have saved: sent while there is time, whatever is quicker, computed again "
+        "(%(default)s)",
+    )  # fmt: skip
     fault = parser.add_argument_group("what else happens").add_mutually_exclusive_group()
     fault.add_argument(
         "--kill-source-during-transfer", nargs="?", const="activations", choices=["state", "activations"], metavar="WHEN",
@@ -134,6 +139,7 @@ def main(arguments: list[str]) -> int:
             notice_source=options.notice_source,
             deadline_s=options.deadline,
             link_bytes_per_s=options.link or (int(model.hand_over_bytes(config, layers=4, in_flight=2) / WATCHED_S) if watched else None),
+            activations=options.activations,
             checkpoint_every=options.checkpoint_every,
             watch_transfer=watched,
             folder=Path(folder),
@@ -141,6 +147,7 @@ def main(arguments: list[str]) -> int:
         faults = launcher.Faults(plan, options.kill_source_during_transfer, options.kill_survivor, options.withdraw)
         screen = terminal.Terminal(sys.stdout, plan)
         screen.begin()
+        model.warm_up(config)
         nodes = launcher.Launcher(plan, faults, screen.event)
         try:
             exit_codes = nodes.run()

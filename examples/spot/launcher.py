@@ -171,7 +171,7 @@ class Faults:
             launcher.kill(LEAVING)
         if self._kill_survivor is not None and state > 0:
             launcher.kill(self._kill_survivor)
-        if self._withdraw and moved.get("saved", 0) > 0:
+        if self._withdraw and state > 0:
             self._withdraw = False
             self._take_back(launcher)
 

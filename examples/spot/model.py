@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xfer.torch.rng import LayerRng
+from xfer.torch import LayerRng, forward, skeleton
 from xfer.torch.stage import Pipeline
 
 
@@ -140,6 +140,12 @@ def undisturbed(config: Config, steps: int) -> tuple[dict[int, dict[str, Tensor]
             optimizer.zero_grad(set_to_none=True)
         losses.append(total)
     return {n: tensors_of(*pair) for n, pair in enumerate(zip(layers, optimizers, strict=True))}, losses
+
+
+def warm_up(config: Config) -> None:
+    """Lets torch load what it needs to build a graph without data: once, before the nodes are forked."""
+    block = Block(config)
+    skeleton(block, forward(block, torch.zeros(1, 2, config.d_model)).export().meta)
 
 
 def tensors_of(layer: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ import torch
 
 import xfer
 from xfer.torch.checkpoint import Checkpoints, write_tensors
+from xfer.torch.handoff import Activations
 from xfer.torch.ownership import LayersLost
 from xfer.torch.stage import Stage
 
@@ -37,6 +38,7 @@ class Plan:
     notice_source: str
     deadline_s: float
     link_bytes_per_s: int | None
+    activations: Activations
     checkpoint_every: int
     watch_transfer: bool
     folder: Path
@@ -139,6 +141,7 @@ class SpotStage(Stage):
             plan.owners,
             engine,
             checkpoints=Checkpoints(plan.folder / "checkpoints", plan.config.layers, plan.checkpoint_every),
+            activations=plan.activations,
             patience_s=PATIENCE_S,
             observe=self._observe,
         )

@@ -4,9 +4,12 @@
 pub mod decoders;
 pub mod sessions;
 
-/// One function for each fuzz target, by the name of the target and of its corpus folder. It says whether the bytes were
-/// any good: a corpus of which none are has outlived the format it was made for.
-pub const ALL: [(&str, fn(&[u8]) -> bool); 9] = [
+/// What a fuzz target does with one input. It says whether the bytes were any good: a corpus of which none are has
+/// outlived the format it was made for.
+pub type Run = fn(&[u8]) -> bool;
+
+/// All of them, by the name of the target and of its corpus folder.
+pub const ALL: [(&str, Run); 9] = [
     ("frame", decoders::frame),
     ("link_message", decoders::link_message),
     ("ticket", decoders::ticket),

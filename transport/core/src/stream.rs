@@ -81,6 +81,8 @@ struct Outgoing {
     kept_bytes: usize,
     /// How many of `kept` the current link has been given.
     sent: usize,
+    /// The number after the last that any link was given: what a report may speak of.
+    known: u64,
 }
 
 #[derive(Debug, Default)]
@@ -137,6 +139,7 @@ impl Streams {
         let payload = outgoing.kept.get(outgoing.sent)?.clone();
         let number = outgoing.first + outgoing.sent as u64;
         outgoing.sent += 1;
+        outgoing.known = outgoing.known.max(number + 1);
         self.unsent -= 1;
         Some(Numbered { stream, number, payload })
     }
@@ -197,12 +200,15 @@ impl Streams {
     pub fn received(&mut self, report: &Received) {
         for (stream, next) in &report.0 {
             let Some(outgoing) = self.outgoing.get_mut(stream) else { continue };
-            while outgoing.first < *next && outgoing.sent > 0 {
-                if let Some(payload) = outgoing.kept.pop_front() {
-                    outgoing.kept_bytes -= payload.len();
-                }
+            // It may have arrived over a link that is lost, and not been given to the next one yet.
+            while outgoing.first < (*next).min(outgoing.known) {
+                let Some(payload) = outgoing.kept.pop_front() else { break };
+                outgoing.kept_bytes -= payload.len();
                 outgoing.first += 1;
-                outgoing.sent -= 1;
+                match outgoing.sent.checked_sub(1) {
+                    Some(sent) => outgoing.sent = sent,
+                    None => self.unsent -= 1,
+                }
             }
         }
     }

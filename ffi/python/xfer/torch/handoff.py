@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from xfer._xfer import Item, Notice, Outcome, Outgoing, XferError
 
@@ -18,6 +18,10 @@ from .shard import Piece, Shard
 if TYPE_CHECKING:
     from .stage import Stage
 
+Activations = Literal["cheapest", "ship", "recompute"]
+
+# By how much a computation is taken to be longer than it is where sending is preferred to it.
+SHIP_WEIGHT = 1000.0
 # How often the leaving rank looks whether its notice was withdrawn.
 LOOK_S = 0.05
 # What the new owners may take past the deadline to say what they have: the commit is theirs.
@@ -151,7 +155,7 @@ class HandOver:
                 lend(tensor),
                 target=self._after[min(layer, stage.pipeline.layers - 1)],
                 version=step,
-                recompute_s=producer.forward_s,
+                recompute_s=self._cost_s(producer),
                 recompute_from=self._made_from(producer, microbatch),
             )
 
@@ -172,7 +176,7 @@ class HandOver:
         heir = self._after[layer]
         entry = forward_name(step, microbatch, layer, "entry")
         yield Item(entry, "rng", lend(in_flight.entry()), target=heir, version=step)
-        exported = in_flight.export()
+        exported = in_flight.export() if self._stage.activations != "recompute" else None
         if exported is None:
             return
         cursor.saved[microbatch] = exported.letters
@@ -185,9 +189,12 @@ class HandOver:
                 target=heir,
                 version=step,
                 group=forward_name(step, microbatch, layer, "saved"),
-                recompute_s=shard.forward_s * tensor.nbytes / total,
+                recompute_s=self._cost_s(shard) * tensor.nbytes / total,
                 recompute_from=self._made_from(shard, microbatch),
             )
+
+    def _cost_s(self, shard: Shard) -> float:
+        return shard.forward_s * (SHIP_WEIGHT if self._stage.activations == "ship" else 1.0)
 
     def _made_from(self, shard: Shard, microbatch: int) -> list[str]:
         """What is needed to run the layer's forward again, of what its new owner does not have."""

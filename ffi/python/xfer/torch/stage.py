@@ -32,7 +32,7 @@ from xfer._xfer import Cancelled, Engine, Interrupted, PeerLost, XferError
 
 from .boundary import Boundary, Key
 from .checkpoint import Checkpoints
-from .handoff import check_owners
+from .handoff import Activations, check_owners
 from .in_flight import InFlight
 from .ownership import Ownership
 from .rng import LayerRng
@@ -75,17 +75,21 @@ class Stage:
         engine: Engine,
         *,
         checkpoints: Checkpoints | None = None,
+        activations: Activations = "cheapest",
         patience_s: float = 60.0,
         observe: Callable[[str, dict[str, Any]], None] = lambda _what, _facts: None,
     ) -> None:
-        """`owners`: the rank of each layer; a rank's layers are next to each other. `patience_s`: how long a neighbour that lives may
-        send nothing. `observe` is told what happens: a word and its facts."""
+        """`owners`: the rank of each layer; a rank's layers are next to each other. `activations`: what becomes of what forwards in
+        flight have saved: whatever is quicker for each, sent as long as there is time ("ship": exact also where another device
+        rounds differently), or computed again ("recompute"). `patience_s`: how long a neighbour that lives may send nothing.
+        `observe` is told what happens: a word and its facts."""
         check_owners(owners, pipeline.layers)
         self.pipeline = pipeline
         self.engine = engine
         self.rank = engine.rank
         self.observe = observe
         self.checkpoints = checkpoints
+        self.activations = activations
         self.step = 0
         """The step that the loop is at; single layers may be one ahead."""
         self.losses: dict[tuple[int, int], float] = {}
@@ -101,6 +105,7 @@ class Stage:
         self._ownership = Ownership(self, patience_s)
         self.boundary = Boundary(engine, pipeline.activation, patience_s, self._ownership.prepare)
         self._stop = False
+        self._rehearsed = False
         self._save(self.shards.values())
         self._ownership.protect()
 
@@ -178,6 +183,9 @@ class Stage:
         shard.forward_s = time.perf_counter() - began_s
         shard.in_flight[microbatch] = in_flight
         shard.forwarded.add(microbatch)
+        if not self._rehearsed:
+            self._rehearsed = True
+            self.observe("rehearsed", {"layer": shard.layer, "refused": in_flight.rehearse(shard.module)})
         self.deliver_input(shard.step, microbatch, shard.layer + 1, output)
 
     def _backward(self, shard: Shard, microbatch: int) -> None:
