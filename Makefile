@@ -35,7 +35,7 @@ wheel: setup ## builds the wheel `xfer` and installs it into target/venv
 	@.ci/wheel $(TARGET)
 
 demo: wheel ## trains a model on three processes, takes one away, and checks the result: ARGS='--help' for more
-	@$(VENV_PYTHON) examples/handoff.py $(ARGS)
+	@$(VENV_PYTHON) examples/spot_handoff.py $(ARGS)
 
 test: lint test-rust test-python ## everything that must hold: what .ci/run runs
 

@@ -65,7 +65,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         default="mid-step",
         help="where node 1 is then: before the step, inside a forward, inside a backward, or between two of them (%(default)s)",
     )
-    notice.add_argument("--notice-step", type=int, default=2, metavar="N", help="in which step (%(default)s)")
+    notice.add_argument("--notice-step", type=int, default=3, metavar="N", help="in which step (%(default)s)")
     notice.add_argument(
         "--notice-source",
         choices=["signal", "file", "api", "store"],

@@ -318,7 +318,7 @@ impl Engine {
 
     /// Begins a hand-over now.
     pub fn hand_over(&self, hand_over: HandOver) -> Result<Outgoing, EngineError> {
-        Ok(self.inner.migrations.hand_over(hand_over)?)
+        Ok(self.inner.migrations.hand_over(hand_over, Vec::new())?)
     }
 
     /// The latest hand-over from this process.

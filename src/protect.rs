@@ -89,12 +89,9 @@ impl Protection {
         };
         let hand_over =
             HandOver { targets: protected.targets.clone(), owners_after: protected.owners_after.clone(), time_left };
-        let offered = match self.shared.migrations.hand_over(hand_over) {
-            Ok(outgoing) => outgoing.offer(protected.items.clone()).map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
+        let begun = self.shared.migrations.hand_over(hand_over, protected.items.clone());
         state.due = None;
-        if let Err(error) = offered {
+        if let Err(error) = begun {
             tracing::error!(%error, "the hand-over of what is protected did not begin");
         }
     }

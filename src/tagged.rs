@@ -12,7 +12,9 @@ use std::thread;
 use std::time::Duration;
 
 use thiserror::Error;
-use xfer_transport::{Cancelled, Channel, Endpoint, Grant, Incoming, PeerEvent, Region, TransferError, TransferHandle, Transferred};
+use xfer_transport::{
+    Cancelled, Channel, Endpoint, Grant, Incoming, PeerEvent, Region, TransferError, TransferHandle, Transferred,
+};
 use xfer_transport_core::{Lane, PeerId, Place, RemoteRegion};
 
 use wire::{Gone, Message};
@@ -470,9 +472,7 @@ impl Inner {
             Err(error) => {
                 let error = match error {
                     TransferError::Cancelled => operation.cancelled(),
-                    TransferError::Expired => {
-                        TaggedError::Expired { rank: operation.rank, tag: operation.tag.clone() }
-                    }
+                    TransferError::Expired => TaggedError::Expired { rank: operation.rank, tag: operation.tag.clone() },
                     other => operation.peer_lost(other.to_string()),
                 };
                 (Message::Gone { id: want.id, reason: Gone::Stopped }, Err(error))

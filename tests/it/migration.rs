@@ -9,11 +9,7 @@ use xfer::{Engine, EngineError};
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn hand_over(time_left: Duration) -> HandOver {
-    HandOver {
-        targets: vec![0, 2],
-        owners_after: vec![("front".to_owned(), 0), ("back".to_owned(), 2)],
-        time_left,
-    }
+    HandOver { targets: vec![0, 2], owners_after: vec![("front".to_owned(), 0), ("back".to_owned(), 2)], time_left }
 }
 
 /// What a target that has heard of a migration says of its end.
@@ -178,10 +174,7 @@ fn items_that_make_no_sense_are_refused_by_name_and_change_nothing() {
     assert_eq!(twice, Err(OfferError::DuplicateName("a".to_owned())));
     let unknown = outgoing.offer(vec![activation("b", 0, 1, MINUTE, &["nobody's"])]);
     assert!(matches!(unknown, Err(OfferError::UnknownInput { input, .. }) if input == "nobody's"));
-    let cycle = outgoing.offer(vec![
-        activation("b", 0, 1, MINUTE, &["c"]),
-        activation("c", 0, 1, MINUTE, &["b"]),
-    ]);
+    let cycle = outgoing.offer(vec![activation("b", 0, 1, MINUTE, &["c"]), activation("c", 0, 1, MINUTE, &["b"])]);
     assert!(matches!(&cycle, Err(OfferError::Refused(_))), "{cycle:?}");
     let nothing = outgoing.offer(vec![state("e", 0, 0)]);
     assert!(matches!(&nothing, Err(OfferError::Refused(_))), "{nothing:?}");

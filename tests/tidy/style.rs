@@ -1,5 +1,7 @@
 //! What every file must look like: its first line, its length, its words, its paths.
 
+use std::collections::BTreeSet;
+
 use crate::tree::Tree;
 use crate::{assert_holds, assert_tells_apart, code};
 
@@ -33,17 +35,33 @@ const MACHINE_PATHS: [&str; 5] = [
 ];
 
 fn first_lines(tree: &Tree) -> Vec<String> {
+    let included = included_files(tree);
     tree.with_extension(&["rs"])
-        .filter(|(_, text)| !opens_with_sentence(text))
+        .filter(|(path, text)| {
+            // What is included has no place for `//!`: it stands in the middle of another file.
+            let mark = if included.contains(*path) { "// " } else { "//! " };
+            !opens_with_sentence(text, mark)
+        })
         .map(|(path, _)| format!("{path}: its first line must say in a `//!` sentence what the file is for"))
         .collect()
 }
 
-/// The first paragraph begins on the first line with `//!` and ends as a sentence does.
-fn opens_with_sentence(text: &str) -> bool {
+fn included_files(tree: &Tree) -> BTreeSet<String> {
+    let of_file = |(path, text): (&str, &str)| -> Vec<String> {
+        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let names = text.split("include!(\"").skip(1).filter_map(|rest| rest.split('"').next());
+        names.map(|name| format!("{folder}/{name}")).collect()
+    };
+    tree.with_extension(&["rs"]).flat_map(of_file).collect()
+}
+
+/// The first paragraph begins on the first line with `mark` and ends as a sentence does.
+fn opens_with_sentence(text: &str, mark: &str) -> bool {
     let paragraph: Vec<&str> =
-        text.lines().map_while(|line| line.strip_prefix("//! ")).take_while(|line| !line.trim().is_empty()).collect();
-    let starts = paragraph.first().is_some_and(|line| line.starts_with(|c: char| c.is_uppercase() || c == '`'));
+        text.lines().map_while(|line| line.strip_prefix(mark)).take_while(|line| !line.trim().is_empty()).collect();
+    let starts = paragraph.first().is_some_and(|line| {
+        line.starts_with("xfer ") || line.starts_with(|first: char| first.is_uppercase() || first == '`')
+    });
     starts && paragraph.len() <= 4 && paragraph.last().is_some_and(|line| line.ends_with(['.', ':']))
 }
 
@@ -139,8 +157,14 @@ fn the_python_package_never_runs_bytes() {
 
 #[test]
 fn a_file_without_its_sentence_is_found() {
-    let good = [("src/a.rs", "//! What it is for,\n//! in two lines.\n\nuse b;\n"), ("src/b.rs", "//! `x`: short.\n")];
-    for bad in ["use b;\n", "\n//! Late.\n", "//! lower.\n", "//! No end\n\nuse b;\n", "//!\n//! Second.\n"] {
+    let good = [
+        ("src/a.rs", "//! What it is for,\n//! in two lines.\n\nuse b;\n"),
+        ("src/b.rs", "//! `x`: short.\n\ninclude!(\"b/c.rs\");\n"),
+        ("src/b/c.rs", "// What is included.\n"),
+    ];
+    for bad in
+        ["use b;\n", "\n//! Late.\n", "//! lower.\n", "//! No end\n\nuse b;\n", "//!\n//! Second.\n", "// Plain.\n"]
+    {
         assert_tells_apart(first_lines, &[("src/a.rs", bad)], &good, "src/a.rs");
     }
 }

@@ -13,6 +13,9 @@ use crate::message::MigrationId;
 /// The first byte of an encoded record; raised when the layout changes.
 const FORMAT: u8 = 1;
 
+/// What stands for the source of the first generation, which has none.
+const NOBODY: PeerId = PeerId { rank: 0, incarnation: 0 };
+
 /// A digest over what landed at one target; see [`crate::seal::root`].
 pub type Root = [u8; 32];
 
@@ -132,7 +135,7 @@ impl GenerationRecord {
         writer.u64(self.base);
         writer.u8(self.kind as u8);
         writer.u8(self.source.is_some().into());
-        let source = self.source.unwrap_or(PeerId { rank: 0, incarnation: 0 });
+        let source = self.source.unwrap_or(NOBODY);
         writer.u32(source.rank);
         writer.u32(source.incarnation);
         writer.u32(self.attempt);
@@ -163,6 +166,10 @@ impl GenerationRecord {
             .ok_or(DecodeError::Unknown { field: "the kind of generation", number: kind.into() })?;
         let has_source = reader.bool("whether there is a source")?;
         let source = PeerId { rank: reader.u32("the source")?, incarnation: reader.u32("the source's life")? };
+        if !has_source && source != NOBODY {
+            let reason = "there is none, and it has a rank or a life";
+            return Err(DecodeError::Inconsistent { field: "the source", reason });
+        }
         let record = Self {
             generation,
             base,

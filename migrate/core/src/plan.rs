@@ -259,11 +259,12 @@ impl fmt::Display for Verdict {
         match self {
             Self::Fits { spare } => write!(f, "fits: everything arrives, with {} to spare", table::seconds(*spare)),
             Self::Sheds { recompute, time } => {
-                write!(f, "sheds: {recompute} items are computed again, in {}", table::seconds(*time))
+                write!(f, "sheds: {} computed again, in {}", table::items(*recompute), table::seconds(*time))
             }
             Self::Loses { irreplaceable, bytes_short } => write!(
                 f,
-                "loses: {irreplaceable} irreplaceable items are late, {} too many; they are sent all the same",
+                "loses: {} that only the bytes can bring late, {} too many; sent all the same",
+                table::items(*irreplaceable),
                 table::bytes(*bytes_short)
             ),
         }

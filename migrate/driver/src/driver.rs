@@ -39,6 +39,7 @@ pub(crate) enum Job {
     PeerEvent(PeerEvent),
     HandOver {
         hand_over: HandOver,
+        items: Vec<Rescue>,
         answer: SyncSender<Result<Outgoing, HandOverError>>,
     },
     Offer {
@@ -248,9 +249,9 @@ impl Driver {
             }
             // A life that comes up is announced by its own messages.
             Job::PeerEvent(_) => {}
-            Job::HandOver { hand_over, answer } => {
+            Job::HandOver { hand_over, items, answer } => {
                 // A caller that waits no longer finds the migration as `Migrations::outgoing`.
-                let _ = answer.send(self.hand_over(now, hand_over));
+                let _ = answer.send(self.hand_over(now, hand_over, items));
             }
             Job::Offer { items, answer } => {
                 let _ = answer.send(self.with_source(|source| source.offer(now, items)));
@@ -330,7 +331,7 @@ impl Driver {
         self.targets.insert(migration, run);
     }
 
-    fn hand_over(&mut self, now: Time, hand_over: HandOver) -> Result<Outgoing, HandOverError> {
+    fn hand_over(&mut self, now: Time, hand_over: HandOver, items: Vec<Rescue>) -> Result<Outgoing, HandOverError> {
         let shared = self.shared.upgrade().ok_or(HandOverError::Closed)?;
         if self.source.as_ref().is_some_and(|source| !source.is_over()) {
             return Err(HandOverError::UnderWay);
@@ -339,7 +340,10 @@ impl Driver {
         let deadline = Deadline::after(now, hand_over.time_left);
         let migration = MigrationId { source: me, generation: self.generation.generation, attempt: self.attempts };
         self.attempts += 1;
-        let run = SourceRun::new(&self.context, &shared, migration, &self.generation, hand_over, now)?;
+        let mut run = SourceRun::new(&self.context, &shared, migration, &self.generation, hand_over, now)?;
+        if !items.is_empty() {
+            run.offer(now, items)?;
+        }
         self.leave_by(now, deadline);
         let outgoing = run.outgoing();
         shared.state().outgoing = Some(outgoing.clone());

@@ -104,6 +104,9 @@ pub enum HandOverError {
     /// It makes no sense like this.
     #[error(transparent)]
     Config(#[from] SourceConfigError),
+    /// Its first items make no sense.
+    #[error(transparent)]
+    Items(#[from] OfferError),
     /// The threads of this process's migrations have ended.
     #[error("migrations of this process are closed")]
     Closed,
@@ -153,10 +156,11 @@ impl Migrations {
         self.shared.state().generation.clone()
     }
 
-    /// Begins to hand over what this process owns.
-    pub fn hand_over(&self, hand_over: HandOver) -> Result<Outgoing, HandOverError> {
+    /// Begins to hand over what this process owns; `items` are offered before anybody can cut the migration.
+    pub fn hand_over(&self, hand_over: HandOver, items: Vec<Rescue>) -> Result<Outgoing, HandOverError> {
         let (answer, answered) = mpsc::sync_channel(1);
-        self.shared.jobs.send(Job::HandOver { hand_over, answer }).map_err(|_| HandOverError::Closed)?;
+        let job = Job::HandOver { hand_over, items, answer };
+        self.shared.jobs.send(job).map_err(|_| HandOverError::Closed)?;
         answered.recv_timeout(ANSWER).map_err(|_| HandOverError::Closed)?
     }
 

@@ -259,14 +259,14 @@ impl TargetRun {
     }
 }
 
-/// Memory for each item, granted to the source.
+/// Memory for each item, granted to the source. The source waits for it, so its pages come as its bytes do.
 fn allocate(
     endpoint: &Endpoint,
     source: PeerId,
     items: Vec<(ItemId, u64)>,
 ) -> Result<Vec<(ItemId, Region, Grant)>, String> {
     let allocate = |(item, len_bytes)| {
-        let region = Region::allocate(len_bytes).map_err(|error| error.to_string())?;
+        let region = Region::reserve(len_bytes).map_err(|error| error.to_string())?;
         let grant = endpoint.grant(&region, source).map_err(|error| error.to_string())?;
         Ok((item, region, grant))
     };

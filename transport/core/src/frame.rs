@@ -1,6 +1,6 @@
 //! The 48-byte header in front of everything that crosses a link.
 //!
-//! Little endian: magic `u32`, version `u8`, kind `u8`, lane `u8`, flags `u8`, region `u64`, offset `u64`,
+//! Little endian: magic `u32`, version `u8`, kind `u8`, lane `u8`, attempt `u8`, region `u64`, offset `u64`,
 //! transfer `u64`, length `u32`, payload CRC-32C `u32`, header CRC-32C `u32`, reserved `u32`.
 
 use crate::limits::{
@@ -60,6 +60,8 @@ pub struct FrameHeader {
     pub kind: FrameKind,
     /// The lane it was scheduled on.
     pub lane: Lane,
+    /// How often a chunk was sent before: a later copy takes the place of an earlier one that still arrives.
+    pub attempt: u8,
     /// The grant that a chunk is for; a message's channel.
     pub region: u64,
     /// Where in the region a chunk goes, in bytes.
@@ -98,7 +100,7 @@ pub enum FrameError {
     /// A lane that this version doesn't have.
     #[error("unknown lane {0}")]
     Lane(u8),
-    /// Flags or reserved bits that must be zero.
+    /// Reserved bits that must be zero.
     #[error("reserved bits are set in a frame header")]
     Reserved,
     /// The payload is longer than its kind allows.
@@ -117,6 +119,7 @@ impl FrameHeader {
         Self {
             kind,
             lane: Lane::Control,
+            attempt: 0,
             region: 0,
             offset: 0,
             transfer: 0,
@@ -132,6 +135,7 @@ impl FrameHeader {
         bytes[4] = VERSION;
         bytes[5] = self.kind as u8;
         bytes[6] = self.lane as u8;
+        bytes[7] = self.attempt;
         bytes[8..16].copy_from_slice(&self.region.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.offset.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.transfer.to_le_bytes());
@@ -163,7 +167,7 @@ impl FrameHeader {
         }
         let kind = FrameKind::from_wire(bytes[5]).ok_or(FrameError::Kind(bytes[5]))?;
         let lane = Lane::from_wire(bytes[6]).ok_or(FrameError::Lane(bytes[6]))?;
-        if bytes[7] != 0 || u32_at(bytes, 44) != 0 {
+        if u32_at(bytes, 44) != 0 {
             return Err(FrameError::Reserved);
         }
         let len_bytes = u32_at(bytes, 32);
@@ -173,6 +177,7 @@ impl FrameHeader {
         Ok(Self {
             kind,
             lane,
+            attempt: bytes[7],
             region: u64_at(bytes, 8),
             offset: u64_at(bytes, 16),
             transfer: u64_at(bytes, 24),
@@ -202,12 +207,13 @@ mod tests {
     use super::*;
 
     fn header() -> impl Strategy<Value = FrameHeader> {
-        (1_u8..=5, 0_u8..4, any::<[u64; 3]>(), any::<[u32; 2]>()).prop_map(
-            |(kind, lane, [region, offset, transfer], [len, payload_crc32c])| {
+        (1_u8..=5, 0_u8..4, any::<u8>(), any::<[u64; 3]>(), any::<[u32; 2]>()).prop_map(
+            |(kind, lane, attempt, [region, offset, transfer], [len, payload_crc32c])| {
                 let kind = FrameKind::from_wire(kind).expect("a known kind");
                 FrameHeader {
                     kind,
                     lane: Lane::from_wire(lane).expect("a known lane"),
+                    attempt,
                     region,
                     offset,
                     transfer,
@@ -264,6 +270,7 @@ mod tests {
         let header = FrameHeader {
             kind: FrameKind::Data,
             lane: Lane::Rescue,
+            attempt: 3,
             region: 0x1122_3344_5566_7788,
             offset: 4096,
             transfer: 7,
@@ -273,7 +280,7 @@ mod tests {
         let hex: String = header.encode().iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(
             &hex[..80],
-            "786665720101020088776655443322110010000000000000\
+            "786665720101020388776655443322110010000000000000\
              070000000000000000001000efbeadde"
         );
     }

@@ -1,7 +1,8 @@
 //! What a receiver knows of the transfers of one peer: which chunk may land, and which never again.
 //!
-//! A chunk may arrive twice, over two links, when the first was thought lost. Only one link at a time may write it;
-//! once it is verified, none; and once its transfer is over, nothing of that transfer is written ever again.
+//! A chunk may arrive twice, over two links, when the first was thought lost. Only one link at a time may write it,
+//! the one with the sender's latest attempt: what becomes of that attempt the sender will hear. Once the chunk is
+//! verified, none may; and once its transfer is over, nothing of that transfer is written ever again.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -28,6 +29,7 @@ struct Claim {
     transfer: TransferId,
     offset: u64,
     len_bytes: u32,
+    attempt: u8,
 }
 
 /// What becomes of an arriving chunk.
@@ -43,7 +45,7 @@ pub enum Begin {
         /// Checksum of what lies there.
         crc32c: u32,
     },
-    /// Its transfer is over: thrown away.
+    /// Its transfer is over, or a later attempt is being written: thrown away.
     Over,
     /// The peer has more transfers under way than it may.
     TooMany,
@@ -51,7 +53,14 @@ pub enum Begin {
 
 impl Inbound {
     /// A chunk begins to arrive on `link`.
-    pub fn begin(&mut self, link: LinkId, transfer: TransferId, offset: u64, len_bytes: u32) -> Begin {
+    pub fn begin(
+        &mut self,
+        link: LinkId,
+        transfer: TransferId,
+        offset: u64,
+        len_bytes: u32,
+        attempt: u8,
+    ) -> Begin {
         if self.over.contains(transfer.0) {
             return Begin::Over;
         }
@@ -65,9 +74,12 @@ impl Inbound {
                 }
             }
         }
-        let claim = Claim { transfer, offset, len_bytes };
+        let claim = Claim { transfer, offset, len_bytes, attempt };
         self.release(link);
         let other = self.claims.iter().position(|(_, other)| other.overlaps(&claim));
+        if other.is_some_and(|at| self.claims[at].1.attempt > attempt) {
+            return Begin::Over;
+        }
         let displaced = other.map(|at| self.claims.swap_remove(at).0);
         self.claims.push((link, claim));
         Begin::Place { displaced }
@@ -187,21 +199,29 @@ mod tests {
     #[test]
     fn the_second_copy_of_a_chunk_displaces_the_first() {
         let mut inbound = Inbound::default();
-        assert_eq!(inbound.begin(A, T, 0, 10), Begin::Place { displaced: None });
-        assert_eq!(inbound.begin(B, T, 0, 10), Begin::Place { displaced: Some(A) });
+        assert_eq!(inbound.begin(A, T, 0, 10, 0), Begin::Place { displaced: None });
+        assert_eq!(inbound.begin(B, T, 0, 10, 1), Begin::Place { displaced: Some(A) });
         assert!(!inbound.applied(A, 1), "a displaced link can't vouch for the bytes");
         assert!(inbound.applied(B, 2));
-        assert_eq!(inbound.begin(A, T, 0, 10), Begin::Applied { crc32c: 2 });
+        assert_eq!(inbound.begin(A, T, 0, 10, 0), Begin::Applied { crc32c: 2 });
+    }
+
+    #[test]
+    fn an_early_copy_that_comes_late_displaces_nothing() {
+        let mut inbound = Inbound::default();
+        assert_eq!(inbound.begin(B, T, 0, 10, 1), Begin::Place { displaced: None });
+        assert_eq!(inbound.begin(A, T, 0, 10, 0), Begin::Over);
+        assert!(inbound.applied(B, 2));
     }
 
     #[test]
     fn after_the_fence_nothing_of_the_transfer_lands() {
         let mut inbound = Inbound::default();
-        inbound.begin(A, T, 0, 10);
-        inbound.begin(B, TransferId(2), 0, 10);
+        inbound.begin(A, T, 0, 10, 0);
+        inbound.begin(B, TransferId(2), 0, 10, 0);
         assert_eq!(inbound.fence(T), [A]);
         assert!(!inbound.applied(A, 1));
-        assert_eq!(inbound.begin(A, T, 10, 10), Begin::Over);
+        assert_eq!(inbound.begin(A, T, 10, 10, 0), Begin::Over);
         assert!(inbound.applied(B, 1), "another transfer is not touched");
     }
 
@@ -209,26 +229,26 @@ mod tests {
     fn a_fence_may_come_before_the_first_chunk() {
         let mut inbound = Inbound::default();
         assert!(inbound.fence(T).is_empty());
-        assert_eq!(inbound.begin(A, T, 0, 10), Begin::Over);
+        assert_eq!(inbound.begin(A, T, 0, 10, 0), Begin::Over);
     }
 
     #[test]
     fn a_damaged_chunk_may_come_again() {
         let mut inbound = Inbound::default();
-        inbound.begin(A, T, 0, 10);
+        inbound.begin(A, T, 0, 10, 0);
         assert!(inbound.abandoned(A));
-        assert_eq!(inbound.begin(A, T, 0, 10), Begin::Place { displaced: None });
+        assert_eq!(inbound.begin(A, T, 0, 10, 0), Begin::Place { displaced: None });
     }
 
     #[test]
     fn transfers_under_way_are_limited_from_both_sides() {
         let mut inbound = Inbound::default();
         for id in 0..TRANSFERS_PER_PEER_MAX as u64 {
-            assert_eq!(inbound.begin(A, TransferId(id), 0, 1), Begin::Place { displaced: None });
+            assert_eq!(inbound.begin(A, TransferId(id), 0, 1, 0), Begin::Place { displaced: None });
         }
-        assert_eq!(inbound.begin(A, TransferId(u64::MAX), 0, 1), Begin::TooMany);
+        assert_eq!(inbound.begin(A, TransferId(u64::MAX), 0, 1, 0), Begin::TooMany);
         inbound.ended(TransferId(0));
-        assert_eq!(inbound.begin(A, TransferId(u64::MAX), 0, 1), Begin::Place { displaced: None });
+        assert_eq!(inbound.begin(A, TransferId(u64::MAX), 0, 1, 0), Begin::Place { displaced: None });
     }
 
     proptest! {

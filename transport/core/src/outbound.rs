@@ -89,7 +89,8 @@ pub(crate) struct Outbound {
     again: VecDeque<u32>,
     /// Chunks that were posted and are not acknowledged.
     posted: HashMap<u32, Posted>,
-    damaged: HashMap<u32, u32>,
+    /// Chunks that were posted more than once.
+    tries: HashMap<u32, Tries>,
     /// By chunk, the checksum it was acknowledged with.
     acked: Vec<Option<u32>>,
     left: u32,
@@ -100,6 +101,13 @@ struct Posted {
     backend: BackendId,
     /// `None` while it waits to be posted again.
     link: Option<LinkId>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Tries {
+    /// Postings after the first; stays at the last number rather than wrapping.
+    again: u8,
+    damaged: u32,
 }
 
 /// A chunk's place in its transfer.
@@ -130,7 +138,7 @@ impl Outbound {
             next: 0,
             again: VecDeque::new(),
             posted: HashMap::new(),
-            damaged: HashMap::new(),
+            tries: HashMap::new(),
             acked: vec![None; chunks as usize],
             left: chunks,
         }
@@ -161,15 +169,18 @@ impl Outbound {
         ((self.next as usize) < self.acked.len()).then(|| self.extent(self.next))
     }
 
-    /// What [`Outbound::next_extent`] said is posted on `link`.
-    pub(crate) fn post_next(&mut self, extent: Extent, link: LinkId, backend: BackendId) {
-        if self.again.front() == Some(&extent.index) {
-            self.again.pop_front();
-            self.retried_chunks += 1;
-        } else {
-            self.next += 1;
-        }
+    /// What [`Outbound::next_extent`] said is posted on `link`: how often it was before.
+    pub(crate) fn post_next(&mut self, extent: Extent, link: LinkId, backend: BackendId) -> u8 {
         self.posted.insert(extent.index, Posted { backend, link: Some(link) });
+        if self.again.front() != Some(&extent.index) {
+            self.next += 1;
+            return 0;
+        }
+        self.again.pop_front();
+        self.retried_chunks += 1;
+        let tries = self.tries.entry(extent.index).or_default();
+        tries.again = tries.again.saturating_add(1);
+        tries.again
     }
 
     /// Whether anything of it ever left.
@@ -197,9 +208,9 @@ impl Outbound {
     pub(crate) fn damage(&mut self, extent: Extent) -> Option<u32> {
         self.posted.get_mut(&extent.index)?.link.take()?;
         self.again.push_back(extent.index);
-        let times = self.damaged.entry(extent.index).or_default();
-        *times += 1;
-        Some(*times)
+        let tries = self.tries.entry(extent.index).or_default();
+        tries.damaged += 1;
+        Some(tries.damaged)
     }
 
     /// A link is lost: what was posted on it goes again. Returns the bytes that aren't under way any more.

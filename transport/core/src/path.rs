@@ -120,6 +120,8 @@ pub struct Chunk {
     pub transfer: TransferId,
     /// Its lane.
     pub lane: Lane,
+    /// How often it was posted before.
+    pub attempt: u8,
     /// Where it starts in the transfer's source, in bytes.
     pub source_offset: u64,
     /// The receiver's grant.
@@ -506,12 +508,13 @@ impl Path {
                     return Next::Wait(again);
                 }
                 bucket.take(u64::from(extent.len_bytes));
-                transfer.post_next(extent, link, backend);
+                let attempt = transfer.post_next(extent, link, backend);
                 self.schedule.posted(lane, extent.len_bytes);
                 self.rate.busy(now);
                 return Next::Chunk(Chunk {
                     transfer: id,
                     lane,
+                    attempt,
                     source_offset: extent.start,
                     region: transfer.request.region,
                     offset: transfer.request.offset + extent.start,

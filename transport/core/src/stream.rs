@@ -309,6 +309,18 @@ mod tests {
         assert_eq!(streams.next().map(|next| (next.number, next.payload[0])), Some((0, 7)));
     }
 
+    #[test]
+    fn what_arrived_over_a_lost_link_is_not_kept_for_ever() {
+        let (mut sender, mut receiver) = (Streams::default(), Streams::default());
+        push(&mut sender, A, 0);
+        let message = sender.next().expect("a message");
+        assert_eq!(receiver.arrived(message.stream, message.number), Arrival::New);
+        receiver.taken(A, 1);
+        sender.link_lost(true);
+        sender.received(&receiver.report());
+        assert!(sender.all_received() && !sender.has_unsent());
+    }
+
     proptest! {
         /// Whatever is lost with links, each stream arrives complete, once and in order.
         #[test]

@@ -262,6 +262,8 @@ fn accept(backend: &dyn Backend, peers: &Arc<Peers>, handshakes: &Arc<AtomicUsiz
         let link = match backend.accept(ACCEPT_WAIT) {
             Ok(Some(link)) => link,
             Ok(None) => continue,
+            // Closed while it waited.
+            Err(_) if shared.is_stopping() => return,
             Err(error) => {
                 tracing::warn!("can't accept over {}: {error}", backend.id());
                 // Out of descriptors, most likely: some may be free again soon.

@@ -139,7 +139,7 @@ impl Intake {
                 return Err(LinkError::Closed);
             };
             // What was applied before its grant was revoked stays applied.
-            match inbound.begin(self.link, transfer, header.offset, header.len_bytes) {
+            match inbound.begin(self.link, transfer, header.offset, header.len_bytes, header.attempt) {
                 Begin::Place { displaced: other } => {
                     displaced = other;
                     match table.look_up(RegionId(header.region), peer.id(), header.offset, header.len_bytes) {

@@ -8,13 +8,17 @@ use std::alloc::{Layout, alloc, dealloc};
 use std::any::Any;
 use std::fmt;
 use std::ops::Range;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use xfer_transport_core::integrity;
 
 /// Memory is aligned to pages, so that registering it never covers a neighbour.
 const ALIGN_BYTES: usize = 4096;
+
+/// Below this, touching pages at once costs less than a mapping of their own.
+const RESERVE_BYTES_MIN: u64 = 256 << 10;
 
 /// Memory that may be moved. Clones are the same memory; it lives until the last clone, slice and transfer of it
 /// are gone.
@@ -80,6 +84,24 @@ impl Region {
         let owner = Allocation { start, layout };
         // SAFETY: the allocation has `layout.size()` bytes and nobody else knows it yet.
         unsafe { start.as_ptr().write_bytes(0, layout.size()) };
+        Ok(Self(Arc::new(RegionInner { start, len_bytes, _owner: Box::new(owner) })))
+    }
+
+    /// Zeroed memory like [`Region::allocate`]'s, whose pages are there only once they are written: for memory that is
+    /// granted in a hurry and filled by a link that is slower than the system is at giving pages.
+    pub fn reserve(len_bytes: u64) -> Result<Self, MemoryError> {
+        if len_bytes < RESERVE_BYTES_MIN {
+            return Self::allocate(len_bytes);
+        }
+        let len = usize::try_from(len_bytes).map_err(|_| MemoryError::TooLong(len_bytes))?;
+        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
+        // SAFETY: a new mapping wherever the system likes touches no memory that anybody has.
+        let mapped = unsafe { mmap_anonymous(ptr::null_mut(), len, access, flags) };
+        let start = mapped.ok().and_then(|start| NonNull::new(start.cast::<u8>()));
+        let start = start.ok_or(MemoryError::Exhausted(len_bytes))?;
+        // SAFETY: all of the mapping, which nobody else knows. Large pages are a hint: hundreds of times fewer faults.
+        let _ = unsafe { madvise(start.as_ptr().cast(), len, Advice::LinuxHugepage) };
+        let owner = Mapping { start, len };
         Ok(Self(Arc::new(RegionInner { start, len_bytes, _owner: Box::new(owner) })))
     }
 
@@ -255,9 +277,42 @@ impl Drop for Allocation {
     }
 }
 
+/// Memory mapped by the system.
+struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the system takes memory back on any thread.
+unsafe impl Send for Mapping {}
+// SAFETY: a shared reference to a mapping gives access to nothing.
+unsafe impl Sync for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped with this very length, and dropped once. It can't fail for a mapping that is there.
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reserved_memory_is_zeroed_aligned_and_written_like_any_other() {
+        for len in [0, 1, RESERVE_BYTES_MIN - 1, RESERVE_BYTES_MIN, 5 << 20] {
+            let region = Region::reserve(len).unwrap();
+            assert_eq!((region.len_bytes(), region.as_ptr() as usize % ALIGN_BYTES), (len, 0));
+            if len > 0 {
+                region.write_at(len - 1, &[7]).unwrap();
+                let mut expected = vec![0; len as usize - 1];
+                expected.push(7);
+                assert_eq!(region.copy_to_vec(), expected);
+            }
+        }
+        assert!(matches!(Region::reserve(u64::MAX), Err(MemoryError::TooLong(_) | MemoryError::Exhausted(_))));
+    }
 
     #[test]
     fn a_region_is_zeroed_aligned_and_bounded() {

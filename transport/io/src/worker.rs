@@ -326,6 +326,7 @@ impl Worker {
         let header = FrameHeader {
             kind: FrameKind::Data,
             lane: chunk.lane,
+            attempt: chunk.attempt,
             region: chunk.region.0,
             offset: chunk.offset,
             transfer: chunk.transfer.0,

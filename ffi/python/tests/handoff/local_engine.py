@@ -148,14 +148,14 @@ class LocalWorld:
         kill_source_at_bytes: int | None = None,
         kill_source_after_cut: bool = False,
         kill_target_at_cut: int | None = None,
-        withdraw_at_cut: bool = False,
+        withdraw_at: str = "",
     ) -> None:
         self.size = size
         self.link_bytes = link_bytes
         self.kill_source_at_bytes = kill_source_at_bytes
         self.kill_source_after_cut = kill_source_after_cut
         self.kill_target_at_cut = kill_target_at_cut
-        self.withdraw_at_cut = withdraw_at_cut
+        self.withdraw_at = withdraw_at
         self.turn = threading.Condition()
         self.engines = [LocalEngine(self, rank) for rank in range(size)]
         self.alive = [True] * size
@@ -202,8 +202,11 @@ class LocalWorld:
                 if rank in transfer.ends:
                     self.fail(transfer, PeerLost(f"rank {rank} is gone"))
         for migration in self.migrations:
-            if migration.outcome is None and rank in (migration.source, *migration.targets):
+            if migration.outcome is None and rank == migration.source:
                 self.settle(migration)
+            elif migration.outcome is None and rank in migration.targets:
+                # A source that lives keeps what it can't give away.
+                self.decide(migration, "withdrawn", [], [f"rank {rank}"])
         self.turn.notify_all()
 
     def fail(self, transfer: Transfer, failure: XferError) -> None:
@@ -362,10 +365,15 @@ class LocalEngine:
         self.world.notices[self.rank] = Notice(source, seconds)
         if self.protected is not None and self.protected[0]:
             self.world.begin(self.rank, *self.protected)
+        if self.world.withdraw_at == "notice":
+            self.withdraw_notice()
         self.world.turn.notify_all()
 
     def withdraw_notice(self) -> None:
         self.world.notices.pop(self.rank, None)
+        for migration in self.world.migrations:
+            if migration.source == self.rank and migration.outcome is None:
+                self.world.decide(migration, "withdrawn", [], [])
         self.world.turn.notify_all()
 
     def protect(self, targets: Sequence[int], owners_after: dict[str, int], items: Sequence[Item]) -> None:
@@ -412,12 +420,16 @@ class Outgoing:
     migration: Migration
 
     def offer(self, items: Sequence[Item]) -> None:
+        if self.engine.world.withdraw_at == "offer":
+            self.engine.withdraw_notice()
+        if self.migration.outcome is not None:
+            raise XferError("it has ended")
         self.engine.world.offer(self.migration, items)
 
     def cut(self, record: bytes) -> None:
         world = self.engine.world
         self.migration.record = record
-        if world.withdraw_at_cut:
+        if world.withdraw_at == "cut":
             self.engine.withdraw_notice()
             return
         if world.kill_source_after_cut:
@@ -427,12 +439,6 @@ class Outgoing:
             world.kill(world.kill_target_at_cut)
         if self.migration.outcome is None:
             world.settle(self.migration)
-
-    def withdraw(self) -> Outcome:
-        if self.migration.outcome is None:
-            self.engine.world.decide(self.migration, "withdrawn", [], [])
-        assert self.migration.outcome is not None
-        return self.migration.outcome
 
     def wait(self, timeout: float | None = None, interruptible: bool = False) -> Outcome:
         self.engine.block(lambda: self.migration.outcome is not None, timeout)

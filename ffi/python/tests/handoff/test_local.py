@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import tiny
-from local_engine import LocalEngine, LocalWorld, PeerLost
+from local_engine import Killed, LocalEngine, LocalWorld
 from tiny import LAYERS, MICROBATCHES
 from xfer.torch.checkpoint import Checkpoints
 from xfer.torch.ownership import LayersLost
@@ -125,8 +125,12 @@ class Run:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
+    monkeypatch.setattr("xfer.torch.ownership.NOTICE_WAIT_S", 0.2)
+    monkeypatch.setattr("xfer.torch.ownership.LOOK_S", 0.001)
+    monkeypatch.setattr("xfer.torch.handoff.LOOK_S", 0.001)
+    monkeypatch.setattr("xfer.torch.handoff.BEGIN_S", 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +230,7 @@ def test_state_without_a_copy_does_not_arrive(reference: dict[int, dict[str, Ten
 
 def test_nothing_to_go_back_to() -> None:
     run = Run(LocalWorld(3, link_bytes=2000), {1: MID_STEP})
-    assert all(isinstance(run.results[rank], LayersLost) for rank in (0, 2))
+    assert isinstance(run.results[0], LayersLost) and isinstance(run.results[2], LayersLost)
     assert "there are no checkpoints" in str(run.results[run.world.failed[0]])
 
 
@@ -252,18 +256,21 @@ def test_source_is_killed_after_the_cut(reference: dict[int, dict[str, Tensor]])
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_notice_is_withdrawn(place: str, reference: dict[int, dict[str, Tensor]]) -> None:
-    run = Run(LocalWorld(3, withdraw_at_cut=True), {1: PLACES[place]})
+@pytest.mark.parametrize("withdraw_at", ["notice", "offer", "cut"])
+def test_notice_is_withdrawn(place: str, withdraw_at: str, reference: dict[int, dict[str, Tensor]]) -> None:
+    run = Run(LocalWorld(3, withdraw_at=withdraw_at), {1: PLACES[place]})
     run.succeeded(0, 1, 2)
     assert run.owners() == OWNERS
     assert_equal(run.tensors, reference)
-    assert not run.facts("restored")
+    assert not run.restored("replayed") | run.restored("recomputed")
+    assert {facts["kind"] for facts in run.facts("followed")} == {"withdrawn"}
 
 
 def test_survivor_is_killed(tmp_path: Path) -> None:
     run = Run(LocalWorld(3, kill_target_at_cut=0), {1: MID_STEP}, checkpoints=tmp_path)
-    assert isinstance(run.results[2], LayersLost)
-    assert "ranks [0] are gone, and layers [0, 1, 2, 3, 4, 5] with them" in str(run.results[2])
+    assert [type(result) for result in run.results] == [Killed, LayersLost, LayersLost]
+    for rank in (1, 2):
+        assert "of ranks [0], which are gone, there was no copy of layers [0, 1, 2, 3]" in str(run.results[rank])
 
 
 def test_death_without_a_notice() -> None:
@@ -274,8 +281,8 @@ def test_death_without_a_notice() -> None:
         return False
 
     run = Run(LocalWorld(3), {1: die})
-    assert isinstance(run.results[0], PeerLost)
-    assert isinstance(run.results[2], PeerLost)
+    assert [type(result) for result in run.results] == [LayersLost, Killed, LayersLost]
+    assert "there was no copy of layers [4, 5, 6, 7]" in str(run.results[run.world.failed[0]])
 
 
 @pytest.mark.parametrize("leaving", [0, 2])

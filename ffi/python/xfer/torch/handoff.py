@@ -22,8 +22,8 @@ Activations = Literal["cheapest", "ship", "recompute"]
 
 # By how much a computation is taken to be longer than it is where sending is preferred to it.
 SHIP_WEIGHT = 1000.0
-# How often the leaving rank looks whether its notice was withdrawn.
-LOOK_S = 0.05
+# How often the leaving rank looks whether its hand-over has begun.
+LOOK_S = 0.01
 # What the new owners may take past the deadline to say what they have: the commit is theirs.
 GRACE_S = 10.0
 # What the native side may take to begin a hand-over once the notice is visible.
@@ -85,11 +85,14 @@ class HandOver:
         self._targets = list(targets)
         self._after = list(after)
 
-    def run(self) -> Outcome:
-        """Offers what changes while training runs, cuts, and waits until the new owners, or the store, have decided."""
+    def run(self) -> Outcome | None:
+        """Offers what changes while training runs, cuts, and waits until the new owners, or the store, have decided. None if the
+        notice was taken back before any of it."""
         stage = self._stage
-        stage.observe("stopped", {"notice": self._notice.source, "seconds_left": self._notice.seconds_left})
         outgoing = self._begin()
+        if outgoing is None:
+            return None
+        stage.observe("stopped", {"notice": self._notice.source, "seconds_left": self._notice.seconds_left})
         with stage.boundary.undivided(self._notice.seconds_left):
             for shard in stage.shards.values():
                 for microbatch, in_flight in shard.in_flight.items():
@@ -100,33 +103,33 @@ class HandOver:
         for shard in stage.shards.values():
             for microbatch, in_flight in sorted(shard.in_flight.items()):
                 items += self._forward(shard, microbatch, in_flight, cursors[shard.layer])
-        outgoing.offer(items)
-        outgoing.cut(record.encode(cursors))
-        stage.observe("cut", {"layers": {layer: self._after[layer] for layer in cursors}, "offered": len(items)})
-        outcome = self._await(outgoing)
+        try:
+            outgoing.offer(items)
+            outgoing.cut(record.encode(cursors))
+        except XferError as refused:
+            # It is ending already: the notice was taken back, or a new owner is gone.
+            try:
+                outcome = outgoing.wait(timeout=GRACE_S)
+            except TimeoutError:
+                raise refused from None
+        else:
+            stage.observe("cut", {"layers": {layer: self._after[layer] for layer in cursors}, "offered": len(items)})
+            outcome = outgoing.wait(timeout=self._notice.seconds_left + GRACE_S)
         stage.observe("decided", {"kind": outcome.kind, "generation": outcome.generation, "report": outgoing.report()})
         return outcome
 
-    def _begin(self) -> Outgoing:
+    def _begin(self) -> Outgoing | None:
+        """The hand-over that the native side has begun, or a new one."""
         engine = self._stage.engine
         give_up_s = time.monotonic() + BEGIN_S
         while time.monotonic() < give_up_s:
             outgoing = engine.outgoing()
-            if outgoing is not None:
+            if outgoing is not None and not _was_withdrawn(outgoing):
                 return outgoing
+            if engine.notice() is None:
+                return None
             time.sleep(LOOK_S)
         return engine.hand_over(self._targets, by_shard(self._after), self._notice.seconds_left)
-
-    def _await(self, outgoing: Outgoing) -> Outcome:
-        give_up_s = time.monotonic() + self._notice.seconds_left + GRACE_S
-        while True:
-            try:
-                return outgoing.wait(timeout=LOOK_S)
-            except TimeoutError:
-                if time.monotonic() > give_up_s:
-                    raise
-                if self._stage.engine.notice() is None:
-                    return outgoing.withdraw()
 
     def _passing(self) -> Iterator[Item]:
         for shard in self._stage.shards.values():
@@ -201,3 +204,10 @@ class HandOver:
         given = input_name(shard.step, microbatch, shard.layer)
         offered = self._stage.owns(shard.layer - 1) or given in self._stage.inherited
         return [forward_name(shard.step, microbatch, shard.layer, "entry"), *([given] if offered else [])]
+
+
+def _was_withdrawn(outgoing: Outgoing) -> bool:
+    try:
+        return outgoing.wait(timeout=0).kind == "withdrawn"
+    except TimeoutError:
+        return False

@@ -157,11 +157,12 @@ class Ownership:
         return None if published is None else News(Decision.decode(published))
 
     def _await_news(self, lost: XferError) -> News | None:
-        """What becomes of the layers of a peer that was lost; raises `lost` if there was no notice of it."""
+        """What becomes of the layers of a peer that was lost; raises if there was no notice of it."""
         began_s = time.monotonic()
         while (news := self._news()) is None:
             waited_s = time.monotonic() - began_s
             if waited_s > (NOTICE_WAIT_S if self._stage.engine.incoming() is None else self._patience_s):
+                self._check_alive(str(lost))
                 raise lost
             if self._has_to_leave():
                 return None
@@ -187,6 +188,7 @@ class Ownership:
             self._go_back(decision)
         if decision.kind != "withdrawn":
             self.protect()
+        self._check_alive(decision.reason)
         facts = {"kind": decision.kind, "generation": decision.generation, "reason": decision.reason}
         report = {} if news.arrival is None else {"report": news.arrival.incoming.report()}
         stage.observe("followed", {**facts, **report, "owners": list(stage.owners)})
@@ -199,12 +201,7 @@ class Ownership:
         """Restores the newest checkpoint that is whole, the same one on each rank."""
         stage = self._stage
         stage.owners = by_layer(decision.owners, stage.pipeline.layers)
-        gone = sorted({rank for rank in stage.owners if rank != stage.rank and not stage.engine.alive(rank)})
-        if gone:
-            layers = [layer for layer, owner in enumerate(stage.owners) if owner in gone]
-            raise LayersLost(
-                f"{decision.reason}; ranks {gone} are gone, and layers {layers} with them: start the job again from its newest checkpoint"
-            )
+        self._check_alive(decision.reason)
         if stage.checkpoints is None:
             raise LayersLost(f"{decision.reason}; there are no checkpoints: start the job again")
         # Whoever looks first decides: a rank that looks later might find a newer one.
@@ -220,6 +217,16 @@ class Ownership:
         for layer, shard in stage.shards.items():
             shard.go_back(step, stage.checkpoints.load(step, layer))
         stage.observe("went back", {"to_step": step, "from_step": stage.step, "missing": decision.missing})
+
+    def _check_alive(self, reason: str) -> None:
+        """Raises LayersLost if a rank that owns layers is gone."""
+        stage = self._stage
+        gone = sorted({rank for rank in stage.owners if rank != stage.rank and not stage.engine.alive(rank)})
+        if gone:
+            layers = [layer for layer, owner in enumerate(stage.owners) if owner in gone]
+            found = stage.checkpoints.complete() if stage.checkpoints is not None else []
+            start = f"from the checkpoint after {found[-1]} steps" if found else "from its beginning: there are no checkpoints"
+            raise LayersLost(f"{reason}; of ranks {gone}, which are gone, there was no copy of layers {layers}: start the job again {start}")
 
     # Leaving.
 
@@ -238,7 +245,10 @@ class Ownership:
             self._declined.add(notice.id)
             stage.observe("stays", {"notice": notice.source})
             return
+        self._check_alive("this rank has to leave")
         outcome = HandOver(stage, notice, targets, after).run()
+        if outcome is None:
+            return
         self._generation = outcome.generation
         if outcome.kind != "withdrawn":
             stage.owners = after

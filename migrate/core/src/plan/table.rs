@@ -39,6 +39,11 @@ fn name(row: &PlanRow) -> String {
     format!("..{end}")
 }
 
+/// So many items.
+pub(super) fn items(count: usize) -> String {
+    if count == 1 { "1 item".to_owned() } else { format!("{count} items") }
+}
+
 /// A duration with three digits that mean something.
 pub(super) fn seconds(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();

@@ -67,7 +67,7 @@ impl Evidence<'_> {
         } else if coverage.recompute.is_empty() {
             format!("all {} items landed", landed.len())
         } else {
-            format!("{} items landed, {} are had again", landed.len(), coverage.recompute.len())
+            format!("{} of {} items landed, the others are had again", landed.len(), self.manifest.len())
         };
         let name = |item: &ItemId| self.manifest.get(*item).map(|item| item.name.to_string());
         GenerationRecord {
@@ -108,7 +108,7 @@ impl Evidence<'_> {
             (None, None) => obstacles.push("the deadline passed before everything was offered".to_owned()),
         }
         if missing > 0 {
-            obstacles.push(format!("{missing} of {} items are lost", self.manifest.len()));
+            obstacles.push(format!("lost: {missing} of {} items", self.manifest.len()));
         }
         obstacles
     }

@@ -61,7 +61,7 @@ fn after_the_cut_what_landed_decides() {
         if landed < STATE {
             let record = world.assert_ends(GenerationKind::Restore);
             assert!(record.missing.contains(&"layer.6.adam".to_owned()), "{:?}", record.missing);
-            assert!(record.reason.ends_with("are lost"), "{}", record.reason);
+            assert!(record.reason.starts_with("lost: "), "{}", record.reason);
         } else {
             let record = world.assert_ends(GenerationKind::Handoff);
             assert_eq!(record.landed.len() + record.recompute.len(), 10);
@@ -275,7 +275,7 @@ fn a_target_that_never_seals_is_waited_for_and_then_named() {
     world.on(Step::Finished, |world| world.cut_off_from_store(RIGHT.rank));
     world.run();
     assert_eq!(world.generation().kind, GenerationKind::Restore);
-    assert_eq!(world.generation().reason, "rank 2 did not seal in time; 4 of 10 items are lost");
+    assert_eq!(world.generation().reason, "rank 2 did not seal in time; lost: 4 of 10 items");
     let told = world.told(LEFT.rank, |event| matches!(event, Event::Restored { .. })).expect("it ended");
     assert!(told >= Duration::from_secs(30) + limits::SEAL_GRACE, "{told:?}");
     assert!(matches!(world.events(RIGHT.rank).last(), Some(Event::Failed { .. })));
