@@ -42,9 +42,9 @@ test: lint test-rust test-python ## everything that must hold: what .ci/run runs
 test-rust: setup ## all Rust tests: unit, integration, fuzz corpora, tidy, doctests
 	$(call say,Rust tests (all crates))
 	@if .ci/nextest; then \
-	    PATH="$$(.ci/nextest --bin):$$PATH" $(cargo) nextest run --locked --workspace --all-targets; \
+	    PATH="$$(.ci/nextest --bin):$$PATH" $(cargo) nextest run --locked --workspace; \
 	else \
-	    $(cargo) test --locked --workspace --all-targets; \
+	    $(cargo) test --locked --workspace --lib --bins --tests --examples; \
 	fi
 	$(call say,Rust tests (examples in the documentation))
 	@$(cargo) test --locked --workspace --doc --quiet
@@ -67,8 +67,13 @@ lint: wheel ## formatting, clippy, documentation and types, all without a warnin
 fuzz: ## fuzzes every decoder of outside bytes for a minute each: SECONDS_PER_FUZZ_TARGET=600 for longer
 	@.ci/fuzz $(SECONDS_PER_FUZZ_TARGET)
 
-bench: setup ## measures what this machine does with the transport on loopback
-	@$(cargo) run --locked --release --quiet --package xfer-cli --bin xfer-bench -- all
+bench: wheel ## measures what this machine does: the transport, a hand-over, a replayed backward
+	$(call say,TCP against a plain socket)
+	@$(cargo) bench --locked --quiet --package xfer-transport --bench tcp
+	$(call say,a hand-over)
+	@XFER_LOG=error $(cargo) bench --locked --quiet --bench handoff
+	$(call say,a backward from replayed state)
+	@$(VENV_PYTHON) ffi/python/benches/replay_bench.py
 
 clean: ## removes what was built here; the shared environment in the cache stays
 	$(call say,removing $(TARGET))

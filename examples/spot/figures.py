@@ -74,7 +74,8 @@ class Figures:
                     self.order = self.order + event["report"]["order"]
             case "restored":
                 done = self.replayed if event["how"] == "replayed" else self.recomputed
-                done.append(f"layer {event['layer']}, microbatch {event['microbatch']}")
+                why = f": {event['why']}" if event["why"] else ""
+                done.append(f"layer {event['layer']}, microbatch {event['microbatch']}{why}")
             case "went back":
                 self.went_back = event["from_step"], event["to_step"]
                 self.missing = event["missing"]

@@ -19,6 +19,12 @@ _WORDS = {
     "meta": "graphs",
     "saved": "saved tensors",
 }
+_PLACES = {
+    "between-steps": "before it begins",
+    "forward": "inside a forward",
+    "mid-step": "between a forward and a backward",
+    "backward": "inside a backward",
+}
 _ORIGINS = {"signal": "SIGTERM", "file": "a notice file", "store": "`xfer drain`", "api": "a call"}
 
 
@@ -56,7 +62,7 @@ class Terminal:
                 self._line(f"  step {event['step']:<3} loss {event['loss']:.4f}   {self._dim(_owned(self._owners))}")
             case "marked":
                 done = {int(layer): counts for layer, counts in event["done"].items()}
-                self._headline(f"step {event['step']}: node {rank} is in the middle of it")
+                self._headline(f"step {event['step']}, {_PLACES[self._plan.notice_at]}: what node {rank} has done of it")
                 for layer, (forwarded, backwarded) in sorted(done.items()):
                     self._line(f"    layer {layer:<3} forwards {_numbers(forwarded):<12} backwards {_numbers(backwarded)}")
             case "noticed":
@@ -64,8 +70,10 @@ class Terminal:
                 origin = _ORIGINS[self._plan.notice_source]
                 self._headline(f"node {rank} gets its notice by {origin}: {event['seconds_left']:.1f} s left")
             case "cut":
-                heirs = ", ".join(f"layer {layer} to node {heir}" for layer, heir in event["layers"].items())
-                self._at(event, f"node {rank} stops between two layers and offers {heirs}")
+                after = {int(layer): heir for layer, heir in event["layers"].items()}
+                heirs = sorted(set(after.values()))
+                offers = ", ".join(f"{_layers(n for n in after if after[n] == heir)} to node {heir}" for heir in heirs)
+                self._at(event, f"node {rank} has stopped between two layers and offers layers {offers}")
             case "heard" if rank != LEAVING:
                 self._at(event, f"node {rank} hears generation {event['generation']}: {event['kind']}")
             case "restored":
@@ -79,7 +87,7 @@ class Terminal:
             case "killed":
                 self._at(event, f"node {rank} is killed: SIGKILL")
             case "left":
-                self._at(event, f"node {rank} owns nothing; its optimizer is refused: {self._dim(event['refused'])}")
+                self._at(event, f"node {rank} owns nothing any more" + ("; its optimizer may not step" if event["refused"] else ""))
             case "lost":
                 self._line(f"    {self._bad(f'node {rank}:')} {event['text']}")
             case _:
@@ -112,19 +120,18 @@ class Terminal:
             done = [e for e in mine if e["how"] == how]
             if done:
                 took_s = sum(e["seconds"] for e in done)
-                text += f"; {len(done)} forwards {word} in {_span(took_s)}"
+                text += f"; {len(done)} forward{'s' * (len(done) > 1)} {word} in {_span(took_s)}"
         self._at(event, text)
 
     def _moved(self, figures: Figures) -> None:
         self._headline(f"moved, in this order, over {', '.join(figures.path) or 'a path that node 1 did not live to report'}")
-        arrows = [f"{_WORDS[kind]} x{count}" for kind, count in _condensed(figures.order)]
-        for line in _wrapped(arrows, " > ", 100):
+        for line in _wrapped([f"{word} x{count}" for word, count in _runs(figures.order)], " > ", 100):
             self._line(f"    {line}")
         self._line(f"    {'':<18} {'items':>6} {'bytes':>12} {'busy':>10}")
         for kind, word in _WORDS.items():
             moved = figures.moved.get(kind)
             if moved and moved["items"]:
-                busy = _span(moved["seconds"]) if "seconds" in moved else "-"
+                busy = _span(moved["seconds"]) if moved.get("seconds") else "-"
                 self._line(f"    {word:<18} {moved['items']:>6.0f} {size(moved['bytes']):>12} {busy:>10}")
         total = sum(moved["bytes"] for moved in figures.moved.values())
         items = sum(moved["items"] for moved in figures.moved.values())
@@ -133,9 +140,11 @@ class Terminal:
             shown = ", ".join(figures.missing[:3])
             more = f" and {len(figures.missing) - 3} more" if len(figures.missing) > 3 else ""
             self._line(self._warn(f"    lost: {shown}{more}"))
-        for how, done in (("replayed", figures.replayed), ("recomputed", figures.recomputed)):
-            if done:
-                self._line(f"    forwards of node {LEAVING} {how}: {len(done)}")
+        if figures.replayed or figures.recomputed:
+            self._line(
+                f"    forwards of node {LEAVING} whose backward ran elsewhere: {len(figures.replayed) + len(figures.recomputed)}; "
+                f"{len(figures.replayed)} from their saved tensors, {len(figures.recomputed)} computed again"
+            )
 
     def _at(self, event: Event, text: str) -> None:
         since = f"+{_span(event['t'] - self._noticed_s)}" if self._noticed_s else ""
@@ -201,15 +210,17 @@ def _owned(owners: list[int]) -> str:
     return "   ".join(f"node {rank}: {_layers(n for n, owner in enumerate(owners) if owner == rank)}" for rank in ranks)
 
 
-def _condensed(order: list[str]) -> list[tuple[str, int]]:
-    """The runs of an order; what follows once the classes alternate is one entry a class."""
-    runs = runs_of(order)
-    if len(runs) <= 12:
-        return runs
-    totals: dict[str, int] = {}
-    for kind, count in runs[11:]:
-        totals[kind] = totals.get(kind, 0) + count
-    return [*runs[:11], *totals.items()]
+def _runs(order: list[str]) -> list[tuple[str, int]]:
+    """The order in which items arrived, in words: what is of one kind, or leaves as one group, is one entry."""
+    runs: list[tuple[str, int]] = []
+    for kind, count in runs_of(order):
+        word = {"parameter": "parameters and optimizer state", "optimizer": "parameters and optimizer state"}.get(kind, _WORDS[kind])
+        word = "graphs and saved tensors" if kind in ("meta", "saved") else word
+        if runs and runs[-1][0] == word:
+            runs[-1] = word, runs[-1][1] + count
+        else:
+            runs.append((word, count))
+    return runs
 
 
 def _wrapped(parts: list[str], separator: str, width: int) -> list[str]:

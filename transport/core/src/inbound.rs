@@ -53,14 +53,7 @@ pub enum Begin {
 
 impl Inbound {
     /// A chunk begins to arrive on `link`.
-    pub fn begin(
-        &mut self,
-        link: LinkId,
-        transfer: TransferId,
-        offset: u64,
-        len_bytes: u32,
-        attempt: u8,
-    ) -> Begin {
+    pub fn begin(&mut self, link: LinkId, transfer: TransferId, offset: u64, len_bytes: u32, attempt: u8) -> Begin {
         if self.over.contains(transfer.0) {
             return Begin::Over;
         }

@@ -116,7 +116,7 @@ impl Opening {
                     return Err(DownReason::Violation(format!("{id} answered where {expected} should")));
                 }
                 let identity = Identity { id, nonce, session };
-                match self.peers.admit(identity, worker, OpenedBy::Us) {
+                match self.peers.admit(identity, worker, OpenedBy::Us { session: self.hello.session }) {
                     Ok(peer) => {
                         worker.open(&peer, self.hello.role, None);
                         self.tell(Ok(peer));

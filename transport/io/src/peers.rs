@@ -86,7 +86,7 @@ impl Peers {
     ) -> Result<Arc<Peer>, Rejection> {
         // One turn to find out who must go first, one to come in.
         loop {
-            match self.try_admit(identity, worker)? {
+            match self.try_admit(identity, worker, opened_by)? {
                 Admission::Joined(peer) => return Ok(peer),
                 Admission::New(peer) => {
                     add(&self.shared.counters.peers_up, 1);
@@ -97,8 +97,8 @@ impl Peers {
                 Admission::After(earlier) => {
                     earlier.bring_down(DownReason::Replaced(identity.id));
                     // Our hello was for the connection that just ended, so the next one has to be said anew.
-                    if opened_by == OpenedBy::Us {
-                        return Err((RejectReason::Superseded, "the connection began anew meanwhile".into()));
+                    if matches!(opened_by, OpenedBy::Us { .. }) {
+                        return Err(began_anew());
                     }
                     std::thread::yield_now();
                 }
@@ -106,13 +106,23 @@ impl Peers {
         }
     }
 
-    fn try_admit(self: &Arc<Self>, identity: Identity, worker: &Arc<Worker>) -> Result<Admission, Rejection> {
+    fn try_admit(
+        self: &Arc<Self>,
+        identity: Identity,
+        worker: &Arc<Worker>,
+        opened_by: OpenedBy,
+    ) -> Result<Admission, Rejection> {
         let PeerId { rank, incarnation } = identity.id;
         if self.shared.is_stopping() {
             return Err((RejectReason::Leaving, format!("{} is shutting down", self.shared.id)));
         }
         let mut ranks = self.lock();
         let entry = ranks.entry(rank).or_insert_with(Rank::new);
+        // The answer to a hello of before an end must not begin anything: the other end takes it for the same
+        // connection, whose messages are counted already.
+        if matches!(opened_by, OpenedBy::Us { session } if session != entry.session) {
+            return Err(began_anew());
+        }
         if incarnation < entry.incarnation {
             let sentence =
                 format!("rank {rank} (life {incarnation}) is of the past: life {} was here", entry.incarnation);
@@ -158,7 +168,10 @@ impl Peers {
 /// Which end opened a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OpenedBy {
-    Us,
+    /// And said so under this number for the connection.
+    Us {
+        session: u64,
+    },
     Them,
 }
 
@@ -169,6 +182,10 @@ enum Admission {
     New(Arc<Peer>),
     /// Somebody is in its place and has to go first.
     After(Arc<Peer>),
+}
+
+fn began_anew() -> Rejection {
+    (RejectReason::Superseded, "the connection began anew meanwhile".into())
 }
 
 impl Rank {

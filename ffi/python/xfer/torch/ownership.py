@@ -225,8 +225,8 @@ class Ownership:
         if gone:
             layers = [layer for layer, owner in enumerate(stage.owners) if owner in gone]
             found = stage.checkpoints.complete() if stage.checkpoints is not None else []
-            start = f"from the checkpoint after {found[-1]} steps" if found else "from its beginning: there are no checkpoints"
-            raise LayersLost(f"{reason}; of ranks {gone}, which are gone, there was no copy of layers {layers}: start the job again {start}")
+            start = f"from the checkpoint after {found[-1]} steps" if found else "from its beginning, there is no checkpoint"
+            raise LayersLost(f"{reason}; ranks {gone} are gone, and nobody has a copy of their layers {layers}: start the job again {start}")
 
     # Leaving.
 

@@ -66,3 +66,55 @@ pub(super) fn dot(name: &str, table: &[Transition]) -> String {
         table.iter().map(|(event, from, to)| format!("    {from} -> {to} [label = \"{event}\"];\n")).collect();
     format!("digraph {name} {{\n{edges}}}\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    states! {
+        /// An example.
+        pub enum Door {
+            /// Nobody passes.
+            Closed,
+            /// Everybody passes.
+            Open,
+            /// Nobody passes ever again.
+            Walled,
+        }
+
+        on_open(Closed => Open);
+        on_push(Closed => Open, Open => Closed);
+        on_wall(Closed | Open | Walled => Walled);
+    }
+
+    #[test]
+    fn an_event_of_the_table_leads_where_it_says() {
+        for (event, from, to) in Door::transitions() {
+            let named = |name: &str| *Door::ALL.iter().find(|state| state.name() == name).expect("it is a state");
+            let mut door = named(from);
+            let result = match *event {
+                "on_open" => door.on_open(),
+                "on_push" => door.on_push(),
+                _ => door.on_wall(),
+            };
+            assert_eq!((result, door), (Ok(()), named(to)));
+        }
+    }
+
+    #[test]
+    fn any_other_event_is_an_error_and_changes_nothing() {
+        let mut door = Door::Open;
+        assert_eq!(door.on_open(), Err(Violation::NotNow { what: "open", state: "Open" }));
+        assert_eq!(door, Door::Open);
+        let mut door = Door::Walled;
+        assert_eq!(door.on_push().map_err(|error| error.to_string()), Err("push is impossible in state Walled".into()));
+        assert_eq!(door, Door::Walled);
+    }
+
+    #[test]
+    fn the_graph_has_an_edge_for_each_row() {
+        let dot = Door::dot();
+        assert!(dot.starts_with("digraph Door {\n    Closed -> Open [label = \"on_open\"];\n"), "{dot}");
+        assert_eq!(dot.lines().count(), Door::transitions().len() + 2);
+    }
+}

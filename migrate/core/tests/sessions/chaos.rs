@@ -89,7 +89,7 @@ fn options(disorderly: bool) -> impl Strategy<Value = Options> {
 }
 
 /// The same cases in every run, unless `PROPTEST_RNG_SEED` or `PROPTEST_CASES` say otherwise.
-fn config() -> ProptestConfig {
+pub fn config() -> ProptestConfig {
     let config = ProptestConfig::default();
     let rng_seed = if config.rng_seed == RngSeed::Random { RngSeed::Fixed(41) } else { config.rng_seed };
     ProptestConfig { cases: config.cases.max(1000), rng_seed, failure_persistence: None, ..config }

@@ -1,8 +1,10 @@
 //! Both sides of a migration against each other: one source, two targets, a modelled store, network and memory, and a clock
 //! that only the test moves.
 
+mod arbitrary;
 mod chaos;
 mod faults;
 mod happy;
 mod races;
+mod states;
 mod world;

@@ -460,7 +460,9 @@ fn a_step_waits_for_what_is_posted_and_not_for_what_is_queued() {
     assert!(world.post(data), "a step isn't held up by another lane's window");
     let last = world.at_receiver[&data].back();
     assert!(matches!(last, Some(Wire::Data { chunk, .. }) if chunk.transfer == step));
-    let before = world.at_receiver[&data].iter().filter(|frame| matches!(frame, Wire::Data { chunk, .. } if chunk.transfer == rescue));
+    let before = world.at_receiver[&data]
+        .iter()
+        .filter(|frame| matches!(frame, Wire::Data { chunk, .. } if chunk.transfer == rescue));
     assert!(before.count() <= 3);
 }
 

@@ -68,8 +68,12 @@ impl Known {
         })
     }
 
+    fn decision(&self) -> Decision {
+        self.ask(|evidence| evidence.decide())
+    }
+
     fn record(&self) -> GenerationRecord {
-        self.ask(Evidence::decide_now)
+        self.ask(|evidence| evidence.decide_now())
     }
 }
 
@@ -77,7 +81,7 @@ impl Known {
 fn with_everything_there_ownership_passes() {
     let known = Known::sealed([seal(0, &[1, 3], cut()), seal(2, &[2, 4, 5], None)]);
     let record = known.record();
-    assert_eq!(known.ask(Evidence::decide), Decision::Record(record.clone()));
+    assert_eq!(known.decision(), Decision::Record(record.clone()));
     assert_eq!(record.kind, GenerationKind::Handoff);
     assert_eq!(record.reason, "all 5 items landed");
     assert_eq!(record.roots, [(0, [0; 32]), (2, [2; 32])]);
@@ -147,10 +151,10 @@ fn no_shard_stays_with_the_dead() {
 #[test]
 fn who_knows_less_waits_for_who_knows_more() {
     let known = Known::sealed([seal(0, &[1, 3], None)]);
-    assert_eq!(known.ask(Evidence::decide), Decision::Wait);
+    assert_eq!(known.decision(), Decision::Wait);
     let part = Manifest::new(manifest().items()[..4].to_vec()).expect("it is a part");
     let known = Known { manifest: part, ..Known::sealed([seal(0, &[1, 3], None), seal(2, &[2, 4, 5], cut())]) };
-    assert_eq!(known.ask(Evidence::decide), Decision::Defer);
+    assert_eq!(known.decision(), Decision::Defer);
 }
 
 #[test]

@@ -139,7 +139,7 @@ fn words_about_other_sendings_change_nothing() {
     assert_eq!(outbox.landed(0, ItemId(0), 1), wrong("landed"));
     assert_eq!(outbox.landed(0, ItemId(0), 2), Ok(true));
     assert_eq!(outbox.landed(0, ItemId(0), 2), Ok(false), "said twice");
-    assert_eq!(outbox.damaged(0, ItemId(0), 2), wrong("damaged"));
+    assert_eq!(outbox.damaged(0, ItemId(0), 2), Err(Violation::Item { what: "damaged", item: ItemId(0) }));
 }
 
 #[test]
