@@ -29,7 +29,9 @@ pub(crate) struct Engine {
 #[pymethods]
 impl Engine {
     #[new]
-    #[pyo3(signature = (rank=None, world_size=None, store=None, bind=None, job=None, egress_bytes_per_s=None, host_store=None, memory_limit=None))]
+    #[pyo3(signature = (
+        rank=None, world_size=None, store=None, bind=None, job=None, egress_bytes_per_s=None, host_store=None, memory_limit=None
+    ))]
     #[allow(clippy::too_many_arguments)] // Python calls it with keywords.
     fn new(
         py: Python<'_>,

@@ -152,22 +152,26 @@ class Engine:
     def store_address(self) -> str: ...
     def connect(self, timeout: float = 30.0) -> None:
         """Waits until every rank is reached."""
-    def send(self, memory: Memory, to: int, tag: str, lane: Literal["step", "bulk"] = "step", timeout: float | None = None) -> Transfer:
+    def send(self, memory: Memory, to: int, tag: str, lane: Literal["step", "bulk"] = "step") -> Transfer:
         """Starts sending; complete when the receiver has it, verified. Needs a `recv` of the same tag and size there, in any order."""
-    def recv(self, memory: Memory, source: int, tag: str, timeout: float | None = None) -> Transfer: ...
+    def recv(self, memory: Memory, source: int, tag: str) -> Transfer:
+        """Starts receiving; complete when every byte of `memory` is there, verified."""
     def alive(self, rank: int) -> bool: ...
     def store_get(self, key: str) -> bytes | None: ...
     def store_create(self, key: str, value: bytes) -> bool:
         """Writes `key` if it is absent; whether this call did."""
     def notice(self) -> Notice | None:
         """The notice in force for this rank, if any."""
-    def raise_notice(self, seconds: float, source: str = "api") -> None: ...
-    def withdraw_notice(self) -> None: ...
-    def watch_notices(self, sources: Sequence[str] = ("signal", "store"), grace_s: float = 30.0) -> None:
-        """Starts native threads for: "signal" (SIGTERM), "file", "store" (`xfer drain`), "imds"."""
+    def raise_notice(self, seconds: float, source: str = "api") -> None:
+        """Tells this rank that it has `seconds` to live; `source` names the notice for whoever may take it back."""
+    def withdraw_notice(self, source: str = "api") -> bool:
+        """Takes back the notice called `source`; whether there was one."""
+    def watch_notices(self, sources: Sequence[str] = ("signal", "store"), grace_s: float | None = None) -> None:
+        """Starts native threads for: "signal" (SIGTERM), "file" (`XFER_NOTICE_FILE`), "store" (`xfer drain`), "imds" (EC2). `grace_s`: how
+        long a process lives after a notice that doesn't say; None: `XFER_GRACE`."""
     def protect(self, targets: Sequence[int], owners_after: dict[str, int], items: Sequence[Item]) -> None:
         """What is to leave at once when a notice comes (constant until the optimizer steps). The native side then starts the hand-over
-        without waiting for Python. Replaces what was protected before."""
+        without waiting for Python. Replaces what was protected before; `updating` forgets it, so protect again after each step."""
     def updating(self) -> Updating:
         """Context manager around the optimizer's step: protected memory is about to change. A hand-over does not begin inside it;
         entering while one runs raises XferError."""

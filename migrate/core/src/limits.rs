@@ -28,13 +28,13 @@ pub const NAME_LEN_BYTES_MAX: usize = 512;
 /// Longest item: more than any tensor, and little enough that sums over all items stay within 64 bits.
 pub const ITEM_BYTES_MAX: u64 = 1 << 40;
 
-/// Most ranks that take over from one.
+/// Most ranks that take over from one: as many as a large pipeline has stages, and each of them seals and is watched.
 pub const TARGETS_MAX: usize = 1024;
 
 /// Most shards that have an owner; with the next limit, all owners fit in one message beside an offer's items.
 pub const SHARDS_MAX: usize = 2048;
 
-/// Longest name of a shard.
+/// Longest name of a shard: a layer's or a stage's path, and short enough that all owners fit in one message.
 pub const SHARD_NAME_LEN_BYTES_MAX: usize = 128;
 
 /// Longest reason, in words. A longer one is cut.

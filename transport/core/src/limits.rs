@@ -38,13 +38,13 @@ pub const LINK_MESSAGE_BYTES_MAX: u32 = 32 << 10;
 /// Bytes of one greeting (hello, welcome, reject, bye): read before anything about the peer is known.
 pub const GREETING_BYTES_MAX: u32 = 512;
 
-/// Acknowledgements in one link message.
+/// Acknowledgements in one link message: more than a full window of chunks, so that one message can answer it.
 pub const ACKS_PER_MESSAGE_MAX: usize = 1_024;
 
-/// Ended transfers in one link message.
+/// Ended transfers in one link message: more than end between two messages, in 8 KiB of body.
 pub const ENDED_PER_MESSAGE_MAX: usize = 1_024;
 
-/// Bytes of a job's name.
+/// Bytes of a job's name: a run id with a suffix; it travels in every greeting.
 pub const JOB_BYTES_MAX: usize = 128;
 
 /// Bytes of the sentence with which a peer is refused.
@@ -53,10 +53,10 @@ pub const REASON_BYTES_MAX: usize = 256;
 /// Bytes of a ticket. It is carried by a store, next to many others.
 pub const TICKET_BYTES_MAX: usize = 1_024;
 
-/// Addresses in a ticket.
+/// Addresses in a ticket: one for each way to move bytes that a build may know.
 pub const ADDRESSES_MAX: usize = 8;
 
-/// Bytes of one address in a ticket.
+/// Bytes of one address in a ticket: an IPv6 address with zone and port, or a backend's own keys.
 pub const ADDRESS_BYTES_MAX: usize = 64;
 
 /// Links to one peer, counting those that both ends opened at the same moment.

@@ -157,14 +157,15 @@ impl LinkMachine {
         }
     }
 
-    /// When to ask [`LinkMachine::handle_timeout`] again, at the latest.
+    /// When to ask [`LinkMachine::handle_timeout`] again, at the latest: so often that being late is a pause.
     pub fn poll_timeout(&self) -> Option<Time> {
-        match self.state {
-            State::Greeting => Some(self.heard.after(HANDSHAKE_TIMEOUT)),
-            State::Open => Some(self.said.after(HEARTBEAT_EVERY).min(self.heard.after(DEAD_AFTER))),
-            State::Draining => Some(self.heard.after(DEAD_AFTER)),
-            State::Closed => None,
-        }
+        let due = match self.state {
+            State::Greeting => self.heard.after(HANDSHAKE_TIMEOUT),
+            State::Open => self.said.after(HEARTBEAT_EVERY).min(self.heard.after(DEAD_AFTER)),
+            State::Draining => self.heard.after(DEAD_AFTER),
+            State::Closed => return None,
+        };
+        Some(due.min(self.asked.after(HEARTBEAT_EVERY)))
     }
 
     fn die(&mut self, silence: Duration) -> Option<Due> {
@@ -242,16 +243,21 @@ Closed    Silent    -
         assert_eq!(table, expected);
     }
 
-    /// Asks every 50 ms from `from` to `to` and returns when the link was found dead.
+    /// Asks as late as it may, from `from` to `to`, and returns when the link was found dead.
     fn found_dead(link: &mut LinkMachine, from: u64, to: u64) -> Option<u64> {
-        (from..=to)
-            .step_by(50)
-            .find(|ms| std::iter::from_fn(|| link.handle_timeout(at(*ms))).any(|due| matches!(due, Due::Dead(_))))
+        let mut now = at(from);
+        while now <= at(to) {
+            if std::iter::from_fn(|| link.handle_timeout(now)).any(|due| matches!(due, Due::Dead(_))) {
+                return Some(now.as_nanos() / 1_000_000);
+            }
+            now = link.poll_timeout().expect("it isn't closed");
+        }
+        None
     }
 
     #[test]
     fn silence_is_death_after_one_second_and_not_before() {
-        assert_eq!(found_dead(&mut machine(State::Open, at(0)), 0, 950), None);
+        assert_eq!(found_dead(&mut machine(State::Open, at(0)), 0, 999), None);
         assert_eq!(found_dead(&mut machine(State::Open, at(0)), 0, 5_000), Some(1_000));
     }
 
@@ -285,7 +291,7 @@ Closed    Silent    -
 
     #[test]
     fn a_greeting_has_three_seconds() {
-        assert_eq!(found_dead(&mut machine(State::Greeting, at(0)), 0, 2_950), None);
+        assert_eq!(found_dead(&mut machine(State::Greeting, at(0)), 0, 2_999), None);
         assert_eq!(found_dead(&mut machine(State::Greeting, at(0)), 0, 9_000), Some(3_000));
     }
 

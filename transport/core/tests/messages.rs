@@ -88,12 +88,12 @@ proptest! {
     }
 
     #[test]
-    fn tickets_survive_and_their_damage_is_noticed(ticket in ticket(), at in any::<usize>(), bit in 0..8) {
+    fn tickets_survive_and_their_damage_is_noticed(ticket in ticket(), at in any::<usize>(), bit in 0..8_u8) {
         let bytes = ticket.encode();
         prop_assert!(bytes.len() <= TICKET_BYTES_MAX);
         prop_assert_eq!(Ticket::decode(&bytes), Ok(ticket));
         let mut damaged = bytes.to_vec();
-        damaged[at % bytes.len()] ^= 1 << bit;
+        damaged[at % bytes.len()] ^= 1_u8 << bit;
         prop_assert!(Ticket::decode(&damaged).is_err());
     }
 

@@ -21,7 +21,8 @@ pub enum StartError {
     Config(String),
     /// Without encryption, only this machine may connect.
     #[error(
-        "{0} can be reached from other machines and links are not encrypted yet: bind 127.0.0.1, or set XFER_INSECURE=1 on a trusted network"
+        "{0} can be reached from other machines and links are not encrypted yet: \
+         bind 127.0.0.1, or set XFER_INSECURE=1 on a trusted network"
     )]
     Exposed(SocketAddr),
     /// The address can't be listened on.

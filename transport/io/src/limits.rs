@@ -29,10 +29,10 @@ pub const SHUTDOWN_REST: Duration = Duration::from_millis(1_000);
 /// How long an accept waits before it looks whether the endpoint is shutting down.
 pub const ACCEPT_WAIT: Duration = Duration::from_millis(100);
 
-/// How often lost links are dialled again.
+/// How often lost links are dialled again: soon beside a deadline of seconds, rarely beside what a call costs.
 pub const REDIAL_EVERY: Duration = Duration::from_millis(200);
 
-/// How long one such attempt may take.
+/// How long one such attempt may take: a peer that is silent for longer is declared dead anyway.
 pub const REDIAL_TIMEOUT: Duration = Duration::from_millis(1_000);
 
 /// Bytes that a link reads before its thread looks at what is to be sent.

@@ -1,13 +1,7 @@
 """The threads of a `LocalWorld` in place of real engines."""
 
-import importlib.util
-
-import pytest
-
 import local_engine
-
-if importlib.util.find_spec("xfer") is None or importlib.util.find_spec("xfer._xfer") is None:
-    local_engine.stand_in()
+import pytest
 
 
 @pytest.fixture

@@ -14,29 +14,11 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-try:
-    from xfer._xfer import Cancelled, Interrupted, PeerLost, StoreLost, XferError
-except ImportError:
-
-    class XferError(Exception):
-        pass
-
-    class PeerLost(XferError):
-        pass
-
-    class StoreLost(XferError):
-        pass
-
-    class Cancelled(XferError):
-        pass
-
-    class Interrupted(XferError):
-        pass
+from xfer import Cancelled, Interrupted, PeerLost, XferError
 
 
 class Killed(BaseException):
@@ -475,12 +457,3 @@ class Incoming:
 
     def report(self) -> dict[str, Any]:
         return {"order": self.migration.order}
-
-
-def stand_in() -> None:
-    """Takes the place of the native module where it has not been built."""
-    module = ModuleType("xfer._xfer")
-    module.__dict__.update(
-        {name: value for name, value in globals().items() if isinstance(value, type)}, Engine=LocalEngine
-    )
-    sys.modules["xfer._xfer"] = module

@@ -14,6 +14,7 @@ import tiny
 from local_engine import Killed, LocalEngine, LocalWorld
 from tiny import LAYERS, MICROBATCHES
 from xfer.torch.checkpoint import Checkpoints
+from xfer.torch.handoff import Activations
 from xfer.torch.ownership import LayersLost
 from xfer.torch.stage import Stage
 
@@ -62,6 +63,7 @@ class NoticedStage(Stage):
     """Raises the rank's notice when it comes to `place`."""
 
     place: Place | None = None
+    policy: Activations = "ship"
 
     def at_safe_point(self) -> None:
         if self.place is not None and self.place(self):
@@ -90,6 +92,7 @@ class Run:
                 OWNERS,
                 engine,
                 checkpoints=None if checkpoints is None else Checkpoints(checkpoints, LAYERS, every=2),
+                activations=NoticedStage.policy,
                 patience_s=20.0,
                 observe=lambda what, facts: self.events.append((engine.rank, what, facts)),
             )
@@ -176,6 +179,25 @@ def offered(place: Place) -> list[tuple[str, str, int]]:
     Run(world, {1: place}).succeeded(0, 1, 2)
     (migration,) = world.migrations
     return [(n, migration.items[n].kind, migration.items[n].memory.nbytes) for n in migration.order]
+
+
+def test_nothing_was_protected(reference: dict[int, dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalEngine, "protect", lambda *_: None)
+    run = Run(LocalWorld(3), {1: IN_BACKWARD})
+    run.succeeded(0, 1, 2)
+    assert run.owners() == [0] * 6 + [2] * 6
+    assert_equal(run.tensors, reference)
+
+
+@pytest.mark.parametrize("policy", ["cheapest", "recompute"])
+def test_activations_are_not_worth_sending(
+    policy: str, reference: dict[int, dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NoticedStage, "policy", policy)
+    run = Run(LocalWorld(3), {1: IN_BACKWARD})
+    run.succeeded(0, 1, 2)
+    assert bool(run.restored("recomputed")) == (policy == "recompute")
+    assert_equal(run.tensors, reference)
 
 
 @pytest.mark.parametrize("place", ["forward", "backward", "mid-step"])

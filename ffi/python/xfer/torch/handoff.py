@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from xfer._xfer import Item, Notice, Outcome, Outgoing, XferError
+from xfer._xfer import Item, Notice, Outcome, Outgoing, StoreLost, XferError
 
 from . import record
 from .boundary import Key
-from .in_flight import InFlight
+from .in_flight import Parts
 from .memory import lend
 from .record import Cursor, forward_name, gradient_name, input_name, layer_of, shard_name, state_name
 from .shard import Piece, Shard
@@ -86,8 +86,10 @@ class HandOver:
         self._after = list(after)
 
     def run(self) -> Outcome | None:
-        """Offers what changes while training runs, cuts, and waits until the new owners, or the store, have decided. None if the
-        notice was taken back before any of it."""
+        """Offers what changes while training runs, cuts, and waits until the new owners, or the store, have decided.
+
+        None if nothing was decided: the notice was taken back before any of it, or somebody else's hand-over came first.
+        """
         stage = self._stage
         outgoing = self._begin()
         if outgoing is None:
@@ -99,22 +101,22 @@ class HandOver:
                     if not in_flight.ready:
                         stage.restore(shard, microbatch)
         cursors = {layer: shard.cursor() for layer, shard in stage.shards.items()}
-        items = [*self._passing(), *self._inputs(), *self._gradients()]
-        for shard in stage.shards.values():
-            for microbatch, in_flight in sorted(shard.in_flight.items()):
-                items += self._forward(shard, microbatch, in_flight, cursors[shard.layer])
         try:
-            outgoing.offer(items)
+            # The graphs of forwards are described while the state, without which they are worth nothing, is on its way.
+            outgoing.offer([*self._passing(), *self._entries(), *self._inputs(), *self._gradients()])
+            self._offer_forwards(outgoing, cursors)
             outgoing.cut(record.encode(cursors))
         except XferError as refused:
             # It is ending already: the notice was taken back, or a new owner is gone.
             try:
-                outcome = outgoing.wait(timeout=GRACE_S)
+                outcome = self._outcome(outgoing, GRACE_S)
             except TimeoutError:
                 raise refused from None
         else:
-            stage.observe("cut", {"layers": {layer: self._after[layer] for layer in cursors}, "offered": len(items)})
-            outcome = outgoing.wait(timeout=self._notice.seconds_left + GRACE_S)
+            stage.observe("cut", {"layers": {layer: self._after[layer] for layer in cursors}})
+            outcome = self._outcome(outgoing, self._notice.seconds_left + GRACE_S)
+        if outcome is None:
+            return None
         stage.observe("decided", {"kind": outcome.kind, "generation": outcome.generation, "report": outgoing.report()})
         return outcome
 
@@ -124,12 +126,31 @@ class HandOver:
         give_up_s = time.monotonic() + BEGIN_S
         while time.monotonic() < give_up_s:
             outgoing = engine.outgoing()
-            if outgoing is not None and not _was_withdrawn(outgoing):
+            if outgoing is not None and not self._is_void(outgoing):
                 return outgoing
             if engine.notice() is None:
                 return None
             time.sleep(LOOK_S)
-        return engine.hand_over(self._targets, by_shard(self._after), self._notice.seconds_left)
+        outgoing = engine.hand_over(self._targets, by_shard(self._after), self._notice.seconds_left)
+        outgoing.offer(lasting_items(self._stage.shards.values(), self._after))
+        return outgoing
+
+    def _is_void(self, outgoing: Outgoing) -> bool:
+        """Whether it has ended, and this rank owns what it did."""
+        try:
+            outcome = self._outcome(outgoing, 0.0)
+        except TimeoutError:
+            return False
+        return outcome is None or outcome.kind == "withdrawn"
+
+    def _outcome(self, outgoing: Outgoing, timeout_s: float) -> Outcome | None:
+        try:
+            return outgoing.wait(timeout=timeout_s)
+        except StoreLost:
+            raise
+        except XferError as error:
+            self._stage.observe("abandoned", {"source": self._stage.rank, "reason": str(error)})
+            return None
 
     def _passing(self) -> Iterator[Item]:
         for shard in self._stage.shards.values():
@@ -173,25 +194,36 @@ class HandOver:
                 continue
             yield Item(name, "boundary", lend(tensor), target=self._after[layer - 1], version=step)
 
-    def _forward(self, shard: Shard, microbatch: int, in_flight: InFlight, cursor: Cursor) -> Iterator[Item]:
-        """What a layer keeps of a forward until its backward: to replay it, else to run it again."""
-        step, layer = shard.step, shard.layer
-        heir = self._after[layer]
-        entry = forward_name(step, microbatch, layer, "entry")
-        yield Item(entry, "rng", lend(in_flight.entry()), target=heir, version=step)
-        exported = in_flight.export() if self._stage.activations != "recompute" else None
-        if exported is None:
-            return
-        cursor.saved[microbatch] = exported.letters
-        total = sum(tensor.nbytes for tensor in exported.tensors.values())
-        for part, tensor in exported.tensors.items():
+    def _entries(self) -> Iterator[Item]:
+        """How the random streams of forwards in flight stood: with its input, all that it takes to run one again."""
+        for shard in self._stage.shards.values():
+            for microbatch, in_flight in sorted(shard.in_flight.items()):
+                name = forward_name(shard.step, microbatch, shard.layer, "entry")
+                yield Item(name, "rng", lend(in_flight.entry()), target=self._after[shard.layer], version=shard.step)
+
+    def _offer_forwards(self, outgoing: Outgoing, cursors: Mapping[int, Cursor]) -> None:
+        """What layers keep of a forward until its backward. Stops when half the time is gone: the cut must not be late."""
+        stage = self._stage
+        enough_s = self._notice.seconds_left / 2
+        in_flight = [(shard, m) for shard in stage.shards.values() for m in sorted(shard.in_flight)]
+        for shard, microbatch in in_flight if stage.activations != "recompute" else ():
+            parts = shard.in_flight[microbatch].export()
+            if parts is not None:
+                outgoing.offer(list(self._saved(shard, microbatch, parts)))
+                cursors[shard.layer].saved[microbatch] = parts.letters
+            if self._notice.seconds_left < enough_s:
+                return
+
+    def _saved(self, shard: Shard, microbatch: int, parts: Parts) -> Iterator[Item]:
+        total = sum(tensor.nbytes for tensor in parts.tensors.values())
+        for part, tensor in parts.tensors.items():
             yield Item(
-                forward_name(step, microbatch, layer, part),
+                forward_name(shard.step, microbatch, shard.layer, part),
                 "meta" if part == "meta" else "saved",
                 lend(tensor),
-                target=heir,
-                version=step,
-                group=forward_name(step, microbatch, layer, "saved"),
+                target=self._after[shard.layer],
+                version=shard.step,
+                group=forward_name(shard.step, microbatch, shard.layer, "saved"),
                 recompute_s=self._cost_s(shard) * tensor.nbytes / total,
                 recompute_from=self._made_from(shard, microbatch),
             )
@@ -204,10 +236,3 @@ class HandOver:
         given = input_name(shard.step, microbatch, shard.layer)
         offered = self._stage.owns(shard.layer - 1) or given in self._stage.inherited
         return [forward_name(shard.step, microbatch, shard.layer, "entry"), *([given] if offered else [])]
-
-
-def _was_withdrawn(outgoing: Outgoing) -> bool:
-    try:
-        return outgoing.wait(timeout=0).kind == "withdrawn"
-    except TimeoutError:
-        return False

@@ -226,7 +226,8 @@ class Ownership:
             layers = [layer for layer, owner in enumerate(stage.owners) if owner in gone]
             found = stage.checkpoints.complete() if stage.checkpoints is not None else []
             start = f"from the checkpoint after {found[-1]} steps" if found else "from its beginning, there is no checkpoint"
-            raise LayersLost(f"{reason}; ranks {gone} are gone, and nobody has a copy of their layers {layers}: start the job again {start}")
+            lost = f"ranks {gone} are gone, and nobody has a copy of their layers {layers}"
+            raise LayersLost(f"{reason}; {lost}: start the job again {start}")
 
     # Leaving.
 

@@ -58,7 +58,7 @@ impl Message {
             Body::Grants { sequence, grants } => {
                 writer.u8(GRANTS);
                 writer.u32(*sequence);
-                writer.list(grants, |writer, grant| write_grant(writer, grant));
+                writer.list(grants, write_grant);
             }
             Body::Refuse { refusal } => {
                 writer.u8(REFUSE);

@@ -27,27 +27,13 @@ pub(super) struct Evidence<'a> {
     pub(super) source_gone: Option<&'a str>,
 }
 
-/// What can be said before all waiting is over.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Decision {
-    /// This record.
-    Record(GenerationRecord),
-    /// Seals of others are still to come.
-    Wait,
-    /// All seals are there, but another target knows items that this one doesn't: it has to decide.
-    Defer,
-}
-
 impl Evidence<'_> {
-    /// What follows while seals may still come.
-    pub(super) fn decide(&self) -> Decision {
-        if !self.targets.iter().all(|rank| self.seals.contains_key(rank)) {
-            return Decision::Wait;
-        }
-        if self.cut().is_some_and(|cut| !self.is_whole(cut)) {
-            return Decision::Defer;
-        }
-        Decision::Record(self.decide_now())
+    /// What follows while there is time. Nothing yet, as long as seals are to come, or if another target knows items that
+    /// this one doesn't: it has to decide.
+    pub(super) fn decide(&self) -> Option<GenerationRecord> {
+        let all_sealed = self.targets.iter().all(|rank| self.seals.contains_key(rank));
+        let whole = self.cut().is_none_or(|cut| self.is_whole(cut));
+        (all_sealed && whole).then(|| self.decide_now())
     }
 
     /// What follows from what there is, and nothing more will come.

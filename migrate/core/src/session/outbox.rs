@@ -286,12 +286,12 @@ impl Tally {
             self.posted_items -= 1;
             self.posted_bytes -= entry.bytes;
         }
-        if entry.is_to_land() {
-            if let Some(count) = self.to_land.get_mut(&entry.target) {
-                *count -= 1;
-                if *count == 0 {
-                    self.to_land.remove(&entry.target);
-                }
+        if entry.is_to_land()
+            && let Some(count) = self.to_land.get_mut(&entry.target)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.to_land.remove(&entry.target);
             }
         }
     }

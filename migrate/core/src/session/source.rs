@@ -135,11 +135,11 @@ impl SourceSession {
 
     /// What to do next; ask until there is nothing, after every input and timeout.
     #[must_use]
-    pub fn poll_output(&mut self, _now: Time) -> Option<Output> {
+    pub fn poll_output(&mut self, now: Time) -> Option<Output> {
         if let Some(output) = self.outputs.pop_front() {
             return Some(output);
         }
-        if !self.state.is_sending() {
+        if !self.state.is_sending() || self.config.deadline.has_passed(now) {
             return None;
         }
         let (item, to, remote) = self.outbox.post()?;

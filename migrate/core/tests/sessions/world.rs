@@ -92,6 +92,9 @@ pub enum Step {
     Decided,
 }
 
+/// What a test does to the world at some moment.
+type Script = Box<dyn FnOnce(&mut World)>;
+
 /// Something that will happen.
 enum Happening {
     Deliver { to: u32, from: PeerId, message: Message },
@@ -102,7 +105,7 @@ enum Happening {
     Swap { by: u32, record: GenerationRecord },
     CreateSeal { by: u32, key: String, seal: Seal },
     Watch { by: u32, keys: Vec<String> },
-    Script(Box<dyn FnOnce(&mut World)>),
+    Script(Script),
 }
 
 enum Session {
@@ -141,7 +144,7 @@ pub struct World {
     store: Store,
     random: Random,
     steps: BTreeSet<Step>,
-    scripts: Vec<(Step, Box<dyn FnOnce(&mut World)>)>,
+    scripts: Vec<(Step, Script)>,
     landed_at_source: usize,
     /// When each rank died.
     deaths: BTreeMap<u32, Time>,
@@ -406,7 +409,7 @@ impl World {
         }
         let (due, later) = std::mem::take(&mut self.scripts).into_iter().partition(|(at, _)| *at == step);
         self.scripts = later;
-        let due: Vec<(Step, Box<dyn FnOnce(&mut World)>)> = due;
+        let due: Vec<(Step, Script)> = due;
         for (_, script) in due {
             script(self);
         }

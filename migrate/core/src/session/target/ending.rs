@@ -7,7 +7,7 @@ use crate::generation::{GenerationKind, GenerationRecord};
 use crate::item::ItemId;
 use crate::limits;
 use crate::seal::{self, Seal};
-use crate::session::decision::{Decision, Evidence};
+use crate::session::decision::Evidence;
 use crate::session::{Event, Output, Violation};
 
 impl TargetSession {
@@ -73,10 +73,10 @@ impl TargetSession {
         if self.state == TargetState::Fencing && self.fenced && settled {
             self.publish();
         }
-        if matches!(self.state, TargetState::Fencing | TargetState::Sealed) {
-            if let Some(record) = self.decision(now) {
-                self.propose(now, record);
-            }
+        if matches!(self.state, TargetState::Fencing | TargetState::Sealed)
+            && let Some(record) = self.decision(now)
+        {
+            self.propose(now, record);
         }
     }
 
@@ -128,10 +128,7 @@ impl TargetSession {
             let source_may_act = self.source_gone.is_none() && !self.deadline.has_passed(now);
             return (!source_may_act).then(|| evidence.decide_now());
         }
-        match evidence.decide() {
-            Decision::Record(record) => Some(record),
-            Decision::Wait | Decision::Defer => None,
-        }
+        evidence.decide()
     }
 
     fn propose(&mut self, now: Time, record: GenerationRecord) {
