@@ -52,7 +52,7 @@ test-rust: setup ## all Rust tests: unit, integration, fuzz corpora, tidy, docte
 # From the top, where no folder `xfer` hides the installed wheel from Python.
 test-python: wheel ## the wheel's tests, real processes included
 	$(call say,Python tests)
-	@$(VENV_PYTHON) -m pytest -q -c ffi/python/pyproject.toml ffi/python/tests
+	@$(VENV_PYTHON) -m pytest -q -c ffi/python/pyproject.toml -o cache_dir=$(TARGET)/pytest ffi/python/tests
 
 lint: wheel ## formatting, clippy, documentation and types, all without a warning
 	$(call say,cargo fmt --check)

@@ -167,7 +167,9 @@ class Faults:
 
     def _interfere(self, launcher: Launcher, moved: dict[str, int]) -> None:
         state = moved.get("parameter", 0) + moved.get("optimizer", 0)
-        if self._kill_source == "state" and state > 0 or self._kill_source == "activations" and moved.get("saved", 0) > 0:
+        # Gradients are the last of what has no copy, and each parameter has one.
+        safe = moved.get("saved", 0) > 0 and moved.get("gradient") == moved.get("parameter")
+        if self._kill_source == "state" and state > 0 or self._kill_source == "activations" and safe:
             launcher.kill(LEAVING)
         if self._kill_survivor is not None and state > 0:
             launcher.kill(self._kill_survivor)

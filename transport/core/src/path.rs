@@ -482,7 +482,7 @@ impl Path {
         if self.ended.len() >= ENDED_BATCH {
             self.report_ended();
         }
-        self.streams.next()
+        self.streams.take_next()
     }
 
     fn next_chunk(&mut self, link: LinkId, now: Time, bucket: &mut TokenBucket) -> Next {

@@ -126,7 +126,7 @@ impl Streams {
     }
 
     /// The next message for the current link: the path's own first, then channels in turn.
-    pub fn next(&mut self) -> Option<Numbered> {
+    pub fn take_next(&mut self) -> Option<Numbered> {
         if self.unsent == 0 {
             return None;
         }
@@ -256,7 +256,7 @@ mod tests {
             push(&mut streams, B, number);
         }
         push(&mut streams, StreamId::LINK, 0);
-        let order: Vec<StreamId> = std::iter::from_fn(|| streams.next()).map(|next| next.stream).collect();
+        let order: Vec<StreamId> = std::iter::from_fn(|| streams.take_next()).map(|next| next.stream).collect();
         assert_eq!(order, [StreamId::LINK, A, B, A, B]);
     }
 
@@ -268,7 +268,7 @@ mod tests {
         }
         assert_eq!(sender.push(A, Bytes::new()), Err(PushError::Full));
         push(&mut sender, B, 0);
-        while let Some(next) = sender.next() {
+        while let Some(next) = sender.take_next() {
             assert_eq!(receiver.arrived(next.stream, next.number), Arrival::New);
         }
         // Arrived, but nobody took it: still full.
@@ -306,14 +306,14 @@ mod tests {
         assert_eq!(streams.arrived(A, 1), Arrival::Violation);
         push(&mut streams, A, 7);
         streams.received(&Received(vec![(A, 100), (B, 3)]));
-        assert_eq!(streams.next().map(|next| (next.number, next.payload[0])), Some((0, 7)));
+        assert_eq!(streams.take_next().map(|next| (next.number, next.payload[0])), Some((0, 7)));
     }
 
     #[test]
     fn what_arrived_over_a_lost_link_is_not_kept_for_ever() {
         let (mut sender, mut receiver) = (Streams::default(), Streams::default());
         push(&mut sender, A, 0);
-        let message = sender.next().expect("a message");
+        let message = sender.take_next().expect("a message");
         assert_eq!(receiver.arrived(message.stream, message.number), Arrival::New);
         receiver.taken(A, 1);
         sender.link_lost(true);
@@ -335,7 +335,7 @@ mod tests {
                         push(&mut sender, [A, B][usize::from(step)], pushed[usize::from(step)]);
                         pushed[usize::from(step)] += 1;
                     }
-                    2 => wire.extend(sender.next()),
+                    2 => wire.extend(sender.take_next()),
                     3 => if let Some(message) = wire.pop_front() {
                         match receiver.arrived(message.stream, message.number) {
                             Arrival::New => {

@@ -102,11 +102,15 @@ impl Dialer {
             role: role_of(link),
         };
         let opening = Opening { peers: Arc::clone(&self.peers), hello, nonce: ticket.nonce, done: Some(done) };
-        Worker::start(connection, Side::Opening(opening), &self.shared)
+        let worker = Worker::start(connection, Side::Opening(opening), &self.shared)
             .map_err(|error| ConnectError::Lost { peer, reason: error.to_string() })?;
-        match outcome.recv_timeout(left().ok_or_else(timed_out)?) {
+        match outcome.recv_timeout(left().unwrap_or_default()) {
             Ok(outcome) => outcome,
-            Err(RecvTimeoutError::Timeout) => Err(timed_out()),
+            Err(RecvTimeoutError::Timeout) => {
+                // An answer that comes later would connect what nobody waits for any more.
+                worker.stop();
+                Err(timed_out())
+            }
             Err(RecvTimeoutError::Disconnected) => {
                 Err(ConnectError::Lost { peer, reason: "the thread of the link ended".into() })
             }

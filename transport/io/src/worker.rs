@@ -76,7 +76,7 @@ enum Wish {
 
 impl Worker {
     /// Gives `link` a thread, which greets the other end first.
-    pub(crate) fn start(link: Box<dyn Link>, side: Side, shared: &Arc<Shared>) -> io::Result<()> {
+    pub(crate) fn start(link: Box<dyn Link>, side: Side, shared: &Arc<Shared>) -> io::Result<Arc<Self>> {
         let id = shared.next_link();
         let slot = Arc::<Slot>::default();
         let intake = Intake::new(id, Arc::clone(&slot), Arc::clone(&shared.grants), Arc::clone(&shared.counters));
@@ -103,11 +103,12 @@ impl Worker {
             }),
         });
         let running = shared.threads.enter();
+        let serving = Arc::clone(&worker);
         thread::Builder::new().name(format!("xfer-link-{}", id.0)).spawn(move || {
             let _running = running;
-            worker.run(side);
+            serving.run(side);
         })?;
-        Ok(())
+        Ok(worker)
     }
 
     pub(crate) fn id(&self) -> LinkId {

@@ -93,8 +93,11 @@ pub fn a_silent_peer_is_found_dead(make: Make<'_>) {
     // It wakes up, finds its links closed, and comes back as the same life.
     pair.receiver_links.pause(false);
     eventually("it notices", || pair.receiver.peer(0).is_none());
-    pair.receiver.connect(&pair.sender.ticket(), PATIENCE).expect("the same life may come back");
-    eventually("it is there again", || pair.sender.peer(1) == Some(pair.receiver.id()));
+    // More than once, if it is answered on a link that the other end had given up.
+    eventually("the same life comes back", || {
+        pair.receiver.connect(&pair.sender.ticket(), PATIENCE).is_ok()
+            && pair.sender.peer(1) == Some(pair.receiver.id())
+    });
 }
 
 /// A cancel while the peer says nothing returns within its bound, and claims nothing.

@@ -12,7 +12,7 @@ use xfer_transport_core::BackendId;
 use crate::backend::{Backend, Capabilities, Interest, Link, LinkError, Op};
 use crate::intake::Intake;
 
-use super::PATIENCE;
+use super::{PATIENCE, eventually};
 
 /// How soon a cut or a pause is noticed by a link that has nothing to do.
 const NOTICED_AFTER: Duration = Duration::from_millis(5);
@@ -27,6 +27,8 @@ pub struct Flaky {
 #[derive(Debug, Default)]
 struct Switches {
     cut: AtomicBool,
+    /// Its thread is held up by a pause.
+    stands: AtomicBool,
 }
 
 impl Flaky {
@@ -53,9 +55,14 @@ impl Flaky {
         self.live().iter().for_each(|link| link.cut.store(true, Ordering::SeqCst));
     }
 
-    /// While paused, all links stay open and their threads stand still, as those of a stopped process.
+    /// While paused, all links stay open and their threads stand still, as those of a stopped process. Returns when
+    /// they do.
     pub fn pause(&self, paused: bool) {
         self.paused.store(paused, Ordering::SeqCst);
+        if paused {
+            let stands = |link: &Arc<Switches>| link.stands.load(Ordering::SeqCst);
+            eventually("all links stand still", || self.live().iter().all(stands));
+        }
     }
 
     fn live(&self) -> Vec<Arc<Switches>> {
@@ -133,8 +140,10 @@ impl Link for FlakyLink {
         }
         let until = Instant::now() + PATIENCE;
         while self.is_paused() && Instant::now() < until {
+            self.switches.stands.store(true, Ordering::SeqCst);
             std::thread::sleep(NOTICED_AFTER);
         }
+        self.switches.stands.store(false, Ordering::SeqCst);
         self.link.poll(intake)
     }
 

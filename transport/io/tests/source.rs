@@ -1,0 +1,115 @@
+//! A peer that is only a socket sees every byte that leaves: after a cancel, none of the source.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use xfer_transport::conformance::{PATIENCE, Random, eventually, seed};
+use xfer_transport::core::frame::{FrameHeader, FrameKind};
+use xfer_transport::core::message::{Greeting, Hello, LinkMessage, LinkRole};
+use xfer_transport::core::ticket::Ticket;
+use xfer_transport::{Cancelled, Endpoint, EndpointConfig, Lane, PeerId, Place, Region, RegionId, RemoteRegion};
+
+const LEN_BYTES: u64 = 64 << 20;
+const BEFORE: u8 = 1;
+const AFTER: u8 = 2;
+
+/// The other end of a link, which answers fences and applies nothing.
+struct Wiretap {
+    stream: TcpStream,
+    number: u64,
+}
+
+impl Wiretap {
+    fn connect(endpoint: &Endpoint, id: PeerId) -> Self {
+        let ticket = Ticket::decode(&endpoint.ticket()).expect("its own ticket");
+        let address = std::str::from_utf8(&ticket.addresses[0].1).expect("an address");
+        let stream = TcpStream::connect(address).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let mut tap = Self { stream, number: 0 };
+        let to = endpoint.id();
+        let hello = Hello { job: "job".into(), from: id, nonce: 1, session: 2, to, role: LinkRole::Control };
+        tap.say(FrameKind::Greeting, 0, &Greeting::Hello(hello).encode());
+        let (header, _) = tap.frame().expect("an answer");
+        assert_eq!(header.kind, FrameKind::Greeting);
+        tap
+    }
+
+    fn say(&mut self, kind: FrameKind, number: u64, payload: &[u8]) {
+        let mut header = FrameHeader::for_payload(kind, payload);
+        header.transfer = number;
+        // Fails only when the other end is gone, which reading shows too.
+        let _ = self.stream.write_all(&[&header.encode()[..], payload].concat());
+    }
+
+    fn frame(&mut self) -> Option<(FrameHeader, Vec<u8>)> {
+        let mut header = [0; 48];
+        self.stream.read_exact(&mut header).ok()?;
+        let header = FrameHeader::decode(&header).expect("a frame");
+        let mut payload = vec![0; header.len_bytes as usize];
+        self.stream.read_exact(&mut payload).ok()?;
+        Some((header, payload))
+    }
+
+    /// Reads all there is, answers fences, and hands on every chunk's bytes: nothing is read before `begin`.
+    fn run(mut self, begin: &Receiver<()>) -> u64 {
+        let _ = begin.recv();
+        let mut leaked = 0;
+        while let Some((header, payload)) = self.frame() {
+            match header.kind {
+                FrameKind::Data => leaked += payload.iter().filter(|byte| **byte == AFTER).count() as u64,
+                FrameKind::Link => {
+                    if let Ok(LinkMessage::Fence(transfer)) = LinkMessage::decode(&payload) {
+                        let number = self.number;
+                        self.number += 1;
+                        self.say(FrameKind::Link, number, &LinkMessage::Fenced(transfer).encode());
+                    }
+                }
+                FrameKind::Beat => self.say(FrameKind::Beat, 0, &payload_of_nothing()),
+                FrameKind::Message | FrameKind::Greeting => {}
+            }
+        }
+        leaked
+    }
+}
+
+fn payload_of_nothing() -> [u8; 2] {
+    [0; 2]
+}
+
+/// Cancels in the middle of a chunk, with the socket full, overwrites the source, and looks at all that left.
+#[test]
+fn nothing_of_a_cancelled_source_leaves() {
+    let mut random = Random(seed());
+    for trial in 0..20 {
+        let mut config = EndpointConfig::new(PeerId { rank: 0, incarnation: 1 }, "job");
+        config.chunk_bytes = 16 << 20;
+        let endpoint = Endpoint::start(config).expect("an endpoint");
+        let id = PeerId { rank: 1, incarnation: 1 };
+        let tap = Wiretap::connect(&endpoint, id);
+        eventually("it is connected", || endpoint.peer(1) == Some(id));
+        let (begin, begun) = channel();
+        let tap = std::thread::spawn(move || tap.run(&begun));
+        let source = Region::from_vec(vec![BEFORE; LEN_BYTES as usize]);
+        let remote = RemoteRegion { id: RegionId(7), len_bytes: LEN_BYTES, place: Place::Host };
+        let write = endpoint.write(id, source.all(), remote.all(), Lane::Step, None);
+        eventually("the socket is filled", || endpoint.stats().lane(Lane::Step).sent_bytes > 0);
+        random.pause(Duration::from_millis(3));
+        // The fence is answered behind what is in the socket, or, in every other trial, not in time.
+        if trial % 4 != 0 {
+            begin.send(()).expect("it waits");
+        }
+        let outcome = write.cancel();
+        if trial % 4 != 0 {
+            assert_eq!(outcome, Cancelled::Fenced);
+        } else {
+            assert_eq!(outcome, Cancelled::Quarantined);
+        }
+        source.write_at(0, &vec![AFTER; LEN_BYTES as usize]).expect("inside");
+        drop(begin);
+        endpoint.shutdown();
+        let leaked = tap.join().expect("no panic");
+        assert_eq!(leaked, 0, "{leaked} bytes were read from the source after its cancel");
+    }
+}
