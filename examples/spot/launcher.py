@@ -151,7 +151,7 @@ class Faults:
         if what == "marked":
             self._notice(launcher)
         elif what == "moved":
-            self._interfere(launcher, event["bytes"])
+            self._interfere(launcher, event["landed"], event["without_copy"])
         elif what == "left":
             # Its time is over, and it has nothing that anybody needs.
             launcher.kill(LEAVING)
@@ -165,10 +165,10 @@ class Faults:
         elif source == "store":
             self._drain("--deadline", f"{seconds:g}s")
 
-    def _interfere(self, launcher: Launcher, moved: dict[str, int]) -> None:
-        state = moved.get("parameter", 0) + moved.get("optimizer", 0)
-        # Gradients are the last of what has no copy, and each parameter has one.
-        safe = moved.get("saved", 0) > 0 and moved.get("gradient") == moved.get("parameter")
+    def _interfere(self, launcher: Launcher, landed: dict[str, int], without_copy: int) -> None:
+        """`landed`: how many items of each class have. `without_copy`: how many parameters, moments and gradients there are in all."""
+        state = sum(landed.get(kind, 0) for kind in ("parameter", "optimizer", "gradient"))
+        safe = state == without_copy and landed.get("saved", 0) > 0
         if self._kill_source == "state" and state > 0 or self._kill_source == "activations" and safe:
             launcher.kill(LEAVING)
         if self._kill_survivor is not None and state > 0:

@@ -22,6 +22,8 @@ from . import snippet
 from .model import Config, pipeline, tensors_of
 
 LEAVING = 1
+# What AdamW keeps of each parameter.
+ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 # Longer than anything that the launcher lets a run take: a node never waits for a launcher that is gone.
 PATIENCE_S = 60.0
 
@@ -188,12 +190,14 @@ class SpotStage(Stage):
 
     def _watch_transfer(self) -> None:
         """Tells the launcher how far the hand-over is, for the variants in which something happens in the middle of it."""
+        parameters = [p for shard in self.shards.values() for p in shard.module.parameters()]
+        without_copy = sum(1 + len(ADAM_STATE) + (p.grad is not None) for p in parameters)
         told: dict[str, int] = {}
         give_up_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < give_up_s:
             outgoing = self.engine.outgoing()
-            moved = {} if outgoing is None else {k: v["bytes"] for k, v in outgoing.report()["moved"].items()}
-            if moved != told:
-                told = moved
-                self._node.tell("moved", {"bytes": moved})
+            landed = {} if outgoing is None else {k: v["items"] for k, v in outgoing.report()["moved"].items()}
+            if landed != told:
+                told = landed
+                self._node.tell("moved", {"landed": landed, "without_copy": without_copy})
             time.sleep(0.005)

@@ -30,9 +30,9 @@ pub fn frame(bytes: &[u8]) -> bool {
 
 /// Greetings of links, messages of paths, and what beats carry: any of the three may be meant.
 pub fn link_message(bytes: &[u8]) -> bool {
-    comes_back(Greeting::decode(bytes), |greeting| Greeting::decode(&greeting.encode()))
-        | comes_back(LinkMessage::decode(bytes), |message| LinkMessage::decode(&message.encode()))
-        | comes_back(Received::decode(bytes), |received| Received::decode(&received.encode()))
+    is_rewritten(bytes, Greeting::decode(bytes), Greeting::encode)
+        | is_rewritten(bytes, LinkMessage::decode(bytes), LinkMessage::encode)
+        | is_rewritten(bytes, Received::decode(bytes), Received::encode)
 }
 
 /// How a process can be reached.
@@ -56,17 +56,17 @@ pub fn message(bytes: &[u8]) -> bool {
             assert!(manifest.extend(offer.items.clone()).is_err(), "every item is there already");
         }
     }
-    comes_back(decoded, |message| Message::decode(&message.encode()))
+    is_rewritten(bytes, decoded, Message::encode)
 }
 
 /// The record of who owns what.
 pub fn generation(bytes: &[u8]) -> bool {
-    comes_back(GenerationRecord::decode(bytes), |record| GenerationRecord::decode(&record.encode()))
+    is_rewritten(bytes, GenerationRecord::decode(bytes), GenerationRecord::encode)
 }
 
 /// A target's word on what landed.
 pub fn seal(bytes: &[u8]) -> bool {
-    comes_back(Seal::decode(bytes), |seal| Seal::decode(&seal.encode()))
+    is_rewritten(bytes, Seal::decode(bytes), Seal::encode)
 }
 
 /// Requests and answers of the store, what its well-known keys hold, and a whole service that a client talks to.
@@ -104,6 +104,13 @@ fn body(encode: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut frame = Vec::new();
     encode(&mut frame);
     frame.split_off(wire::FRAME_HEAD_BYTES)
+}
+
+/// Whether bytes were accepted; if so, there is one way to write what they mean, and it is theirs.
+fn is_rewritten<T, E, B: AsRef<[u8]>>(bytes: &[u8], decoded: Result<T, E>, encode: impl FnOnce(&T) -> B) -> bool {
+    let Ok(value) = decoded else { return false };
+    assert_eq!(encode(&value).as_ref(), bytes);
+    true
 }
 
 /// Whether bytes were accepted; if so, they mean the same after they were written and read again.

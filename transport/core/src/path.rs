@@ -558,6 +558,11 @@ impl Path {
         self.overrun
     }
 
+    /// Whether [`Path::poll_event`] has something.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// What the owner has to know. Ask after every other call until there is nothing.
     #[must_use]
     pub fn poll_event(&mut self) -> Option<PathEvent> {

@@ -20,7 +20,7 @@ use crate::error::{ConnectError, DownReason, GrantError, SendError, StartError, 
 use crate::grants::{Grant, random_u64};
 use crate::greeting::{Accepting, Pending, Side};
 use crate::hub::{Channel, Incoming, PeerEvent};
-use crate::limits::{ACCEPT_WAIT, LINGER, REDIAL_EVERY, SHUTDOWN_REST};
+use crate::limits::{ACCEPT_WAIT, FAREWELL, LINGER, REDIAL_EVERY, SHUTDOWN_REST};
 use crate::memory::{Region, Slice};
 use crate::peers::Peers;
 use crate::shared::Shared;
@@ -244,7 +244,15 @@ impl Inner {
         if !self.shared.threads.wait(SHUTDOWN_REST) {
             tracing::warn!("threads of {} are still running after the shutdown", self.shared.id);
         }
-        peers.iter().for_each(|peer| peer.bring_down(DownReason::ShutDown));
+        // Those whose threads are held up; not here, since their transfers' ends run strangers' callbacks.
+        let left: Vec<_> = peers.into_iter().filter(|peer| peer.down_reason().is_none()).collect();
+        if !left.is_empty() {
+            let ending = thread::spawn(move || left.iter().for_each(|peer| peer.bring_down(DownReason::ShutDown)));
+            let until = Instant::now() + FAREWELL;
+            while !ending.is_finished() && Instant::now() < until {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
         self.shared.hub.close();
     }
 }

@@ -205,22 +205,26 @@ impl Peer {
         }
     }
 
-    /// Wakes the links for which there is something to do.
+    /// Wakes the links for which there is something to do. After everything that changes the path.
     pub(crate) fn kick(self: &Arc<Self>) {
         self.kick_some(false);
     }
 
     fn kick_some(self: &Arc<Self>, small: bool) {
-        let (messages, data): (Option<LinkId>, Vec<LinkId>) = {
+        let (events, messages, data): (Option<LinkId>, Option<LinkId>, Vec<LinkId>) = {
             let path = self.path();
+            let events = path.message_link().filter(|_| path.has_events());
             let messages = path.message_link().filter(|_| path.has_messages());
             let data = if path.has_chunks() { path.data_links().collect() } else { Vec::new() };
-            (messages, data)
+            (events, messages, data)
         };
-        if messages.is_none() && data.is_empty() {
+        if events.is_none() && messages.is_none() && data.is_empty() {
             return;
         }
         let links = lock(&self.links).clone();
+        if let Some(worker) = events.and_then(|link| links.get(&link)) {
+            worker.wake();
+        }
         if let Some(worker) = messages.and_then(|link| links.get(&link)) {
             worker.poke(true);
         }
@@ -251,14 +255,12 @@ impl Peer {
             lock(&self.transfers).insert(id, Written { transfer: Arc::clone(&transfer), region: request.region });
             path.handle_timeout(now);
         }
-        self.settle();
         self.kick_some(request.len_bytes <= INLINE_BYTES_MAX);
         Ok(TransferHandle::new(transfer))
     }
 
     pub(crate) fn cancel(self: &Arc<Self>, id: TransferId) {
         self.path().cancel(id, self.shared.now());
-        self.settle();
         self.kick();
     }
 
@@ -268,8 +270,8 @@ impl Peer {
         transfers.get(&chunk.transfer)?.transfer.source(chunk.source_offset, chunk.len_bytes)
     }
 
-    /// Does what the path wants done. After everything that changes the path, and holding no lock of a link: ends
-    /// of transfers run strangers' callbacks.
+    /// Does what the path wants done. Only on threads of our own and holding no lock: ends of transfers run
+    /// strangers' callbacks, which may take locks that whoever calls us holds.
     pub(crate) fn settle(&self) {
         loop {
             let Some(event) = self.path().poll_event() else { return };

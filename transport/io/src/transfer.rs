@@ -129,7 +129,8 @@ impl TransferHandle {
         }
     }
 
-    /// Calls `f` when the transfer is over; at once if it is. It runs on a thread that serves links: be brief.
+    /// Calls `f` when the transfer is over: at once and right here if it is already, else on a thread that serves
+    /// links, so be brief and wait for nothing.
     pub fn on_done(&self, f: Callback) {
         let mut state = self.0.lock();
         match &state.result {

@@ -146,7 +146,9 @@ def test_survivor_dies(tmp_path: Path, survivor: str, layers: str) -> None:
     assert figures["equal"] is None
     assert figures["lost"]
     told = f"ranks [{survivor}] are gone, and nobody has a copy of their layers {layers}: start the job again from the checkpoint"
-    assert all(told in text for text in figures["lost"])
+    # Whoever hears of it later may find that the other one has given up already.
+    assert any(told in text for text in figures["lost"])
+    assert all("start the job again from the checkpoint after 2 steps" in text for text in figures["lost"])
 
 
 @pytest.mark.parametrize("source", ["file", "api"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 from xfer._xfer import Item, Notice, Outcome, Outgoing, StoreLost, XferError
@@ -24,6 +25,8 @@ Activations = Literal["cheapest", "ship", "recompute"]
 SHIP_WEIGHT = 1000.0
 # How often the leaving rank looks whether its hand-over has begun.
 LOOK_S = 0.01
+# How often it looks, while it waits for the outcome, whether the new owners live.
+SLICE_S = 0.1
 # What the new owners may take past the deadline to say what they have: the commit is theirs.
 GRACE_S = 10.0
 # What the native side may take to begin a hand-over once the notice is visible.
@@ -114,7 +117,7 @@ class HandOver:
                 raise refused from None
         else:
             stage.observe("cut", {"layers": {layer: self._after[layer] for layer in cursors}})
-            outcome = self._outcome(outgoing, self._notice.seconds_left + GRACE_S)
+            outcome = self._await(outgoing)
         if outcome is None:
             return None
         stage.observe("decided", {"kind": outcome.kind, "generation": outcome.generation, "report": outgoing.report()})
@@ -142,6 +145,19 @@ class HandOver:
         except TimeoutError:
             return False
         return outcome is None or outcome.kind == "withdrawn"
+
+    def _await(self, outgoing: Outgoing) -> Outcome | None:
+        give_up_s = time.monotonic() + self._notice.seconds_left + GRACE_S
+        while True:
+            try:
+                return self._outcome(outgoing, SLICE_S)
+            except TimeoutError:
+                if time.monotonic() > give_up_s:
+                    raise
+                if not all(self._stage.engine.alive(rank) for rank in self._targets):
+                    # Nothing can come of it any more; there is no use in waiting for the deadline.
+                    with suppress(XferError):
+                        outgoing.withdraw()
 
     def _outcome(self, outgoing: Outgoing, timeout_s: float) -> Outcome | None:
         try:

@@ -359,7 +359,8 @@ proptest! {
         let config = TargetConfig { me: RIGHT, migration: migration(), base: base(), memory_bytes };
         let mut session = TargetSession::new(config);
         // Most begin well, to get far.
-        let terms = Offer { sequence: 0, time_left: Duration::from_secs(20), targets: vec![0, 2], owners_after: owners_after(), items: vec![] };
+        let (time_left, owners_after) = (Duration::from_secs(20), owners_after());
+        let terms = Offer { sequence: 0, time_left, targets: vec![0, 2], owners_after, items: vec![] };
         let items = Offer { sequence: 1, targets: vec![], owners_after: vec![], items: standard_items(), ..terms.clone() };
         for offer in [terms, items] {
             if memory_bytes > 0 {

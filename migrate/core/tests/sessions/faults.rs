@@ -88,6 +88,31 @@ fn a_source_is_not_needed_once_its_bytes_are_there() {
     }
 }
 
+#[test]
+fn what_has_arrived_is_verified_before_the_seal_but_not_for_ever() {
+    // The last item arrives after some 0.81 s; the source's death is noticed at 0.93 s, and verification may take
+    // until 1.93 s then.
+    let landed = |verify_delay_ms| {
+        let options = Options { verify_delay: Duration::from_millis(verify_delay_ms), ..Options::default() };
+        let mut world = World::usual(options);
+        world.at(Duration::from_millis(830), |world| world.kill(SOURCE.rank));
+        world.run();
+        world.assert_ends(GenerationKind::Handoff).landed.len()
+    };
+    assert_eq!(landed(1050), 10);
+    assert!(landed(1150) < 10);
+}
+
+#[test]
+fn the_same_generation_seen_again_changes_nothing() {
+    let world = run(Options::default(), Step::Landed(3), |world| {
+        for rank in [LEFT.rank, SOURCE.rank, RIGHT.rank] {
+            world.input(rank, Input::GenerationSeen { record: base() });
+        }
+    });
+    world.assert_ends(GenerationKind::Handoff);
+}
+
 // The deadline.
 
 #[test]
@@ -333,8 +358,10 @@ fn without_a_store_nobody_becomes_an_owner() {
     let world = run(Options::default(), Step::Fencing(LEFT.rank), World::lose_store);
     assert_eq!(*world.generation(), base());
     for rank in [LEFT.rank, RIGHT.rank] {
-        let reason = "no store at 127.0.0.1:29501".to_owned();
-        assert_eq!(world.events(rank).last(), Some(&Event::Failed { reason }));
+        let failed = Event::Failed { reason: "no store at 127.0.0.1:29501".to_owned() };
+        assert_eq!(world.events(rank).last(), Some(&failed));
+        let told = world.told(rank, |event| *event == failed).expect("it failed");
+        assert!(told < Duration::from_secs(1), "rank {rank} knows it at once, not after {told:?}");
     }
     let told = world.told(SOURCE.rank, |event| matches!(event, Event::Failed { .. }));
     assert_eq!(told, Some(Duration::from_secs(30) + limits::GENERATION_GRACE));

@@ -6,5 +6,6 @@ mod chaos;
 mod faults;
 mod happy;
 mod races;
+mod refused;
 mod states;
 mod world;

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use xfer_migrate_core::GenerationKind;
 use xfer_migrate_core::session::{Event, Input};
+use xfer_migrate_core::{GenerationKind, GenerationRecord};
+use xfer_transport_core::Deadline;
 
-use crate::world::{LEFT, Options, RIGHT, SOURCE, Step, World};
+use crate::world::{BASE, LEFT, Options, RIGHT, SOURCE, Step, World, base};
 
 fn withdraw(world: &mut World) {
     // After the end it is too late, and refused.
@@ -52,6 +53,29 @@ fn a_withdrawal_ends_the_migration_at_every_step_before_the_proposal() {
         assert_eq!(world.generation().reason, "the notice was withdrawn", "{step:?}");
         world.assert_ends(GenerationKind::Withdrawn);
     }
+}
+
+#[test]
+fn whatever_ends_the_sending_cancels_what_is_posted() {
+    let cancels = |end: fn(&mut World)| {
+        let mut world = World::usual(Options::default());
+        world.on(Step::Landed(2), move |world| {
+            assert!(world.writes_under_way() > 0);
+            end(world);
+            assert_eq!(world.writes_under_way(), 0);
+        });
+        world.run();
+    };
+    cancels(withdraw);
+    cancels(|world| {
+        let deadline = Deadline(world.now);
+        world.input(SOURCE.rank, Input::Notice { deadline });
+    });
+    cancels(|world| {
+        let record = GenerationRecord { generation: BASE + 3, base: BASE + 3, ..base() };
+        world.input(SOURCE.rank, Input::GenerationSeen { record: record.clone() });
+        world.overtake(record);
+    });
 }
 
 #[test]

@@ -321,6 +321,11 @@ impl World {
         result
     }
 
+    /// How many writes are under way.
+    pub fn writes_under_way(&self) -> usize {
+        self.writes.len()
+    }
+
     /// What the user of `rank` was told.
     pub fn events(&self, rank: u32) -> Vec<Event> {
         self.nodes[&rank].events.iter().map(|(_, event)| event.clone()).collect()

@@ -182,21 +182,3 @@ pub fn only_live_grants_are_written(make: Make<'_>) {
     assert_eq!(memory.copy_to_vec(), vec![0; 4096]);
     assert_eq!(small.copy_to_vec(), vec![0; 1024]);
 }
-
-/// The source may be changed once a cancelled transfer is fenced, and what it was changed to is seen by nobody.
-pub fn a_fenced_source_is_not_read(make: Make<'_>, trials: u64) {
-    let trial = Trial::new(make);
-    let mut random = Random(seed());
-    for _ in 0..trials {
-        let (destination, grant) = trial.pair.granted(LEN_BYTES);
-        let source = Region::from_vec(vec![1; LEN_BYTES as usize]);
-        let (to, remote) = (trial.pair.receiver.id(), grant.remote().all());
-        let write = trial.pair.sender.write(to, source.all(), remote, Lane::Bulk, None);
-        random.pause(Duration::from_micros(2_500));
-        assert_ne!(write.cancel(), Cancelled::Quarantined);
-        source.write_at(0, &vec![2; LEN_BYTES as usize]).expect("inside");
-        trial.flush();
-        let leaked = destination.copy_to_vec().iter().filter(|byte| **byte == 2).count();
-        assert_eq!(leaked, 0, "{leaked} bytes were read from the source after its fence");
-    }
-}

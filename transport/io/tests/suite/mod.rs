@@ -11,7 +11,6 @@ suite! {
     fence::a_cancel_may_come_at_any_time;
     fence::a_deadline_is_a_fence(trials(100));
     fence::a_revoke_is_a_fence(trials(100));
-    fence::a_fenced_source_is_not_read(trials(100));
     fence::only_live_grants_are_written;
     failure::a_lost_link_loses_nothing;
     failure::a_dead_peer_fails_only_its_own_transfers;
