@@ -1,7 +1,7 @@
 //! CRC-32C of chunks, combined to the transfer's.
 
 use crc_fast::CrcAlgorithm::Crc32Iscsi;
-use crc_fast::{Digest, checksum, checksum_combine};
+use crc_fast::{Digest, checksum};
 
 /// CRC-32C (Castagnoli) of `bytes`.
 pub fn crc32c(bytes: &[u8]) -> u32 {
@@ -16,15 +16,47 @@ pub fn crc32c_append(crc32c: u32, bytes: &[u8]) -> u32 {
     digest.finalize() as u32
 }
 
-/// The checksum of a whole from the checksums of its parts, in the order in which they lie.
+/// The checksum of a whole from the checksums and lengths of its parts, in the order in which they lie.
 ///
 /// The parts may have been computed in any order, and the bytes are not needed again.
 pub fn combine(parts: impl IntoIterator<Item = (u32, u64)>) -> u32 {
-    let join = |whole, (part, len_bytes)| match len_bytes {
-        0 => whole,
-        len_bytes => checksum_combine(Crc32Iscsi, whole, u64::from(part), len_bytes),
+    // All chunks of a transfer but the last are of one length, so its shift is worth keeping.
+    let (mut shift_len_bytes, mut shift) = (0, ONE);
+    let join = |whole, (part, len_bytes)| {
+        if len_bytes != shift_len_bytes {
+            (shift_len_bytes, shift) = (len_bytes, shift_by(len_bytes));
+        }
+        multiply(shift, whole) ^ part
     };
-    parts.into_iter().fold(u64::from(crc32c(b"")), join) as u32
+    parts.into_iter().fold(0, join)
+}
+
+/// The polynomial of CRC-32C, its lowest power in the highest bit, as all polynomials here.
+const POLYNOMIAL: u32 = 0x82f6_3b78;
+
+const ONE: u32 = 1 << 31;
+
+/// What moves a checksum past `len_bytes` bytes that follow: x to the power of their bits, modulo the polynomial.
+fn shift_by(len_bytes: u64) -> u32 {
+    let (mut shift, mut power, mut left) = (ONE, ONE >> 8, len_bytes);
+    while left > 0 {
+        if left & 1 == 1 {
+            shift = multiply(shift, power);
+        }
+        power = multiply(power, power);
+        left >>= 1;
+    }
+    shift
+}
+
+/// The product of two polynomials over the bits, modulo CRC-32C's.
+fn multiply(a: u32, mut b: u32) -> u32 {
+    let mut product = 0;
+    for power in (0..32).rev() {
+        product ^= b & ((a >> power) & 1).wrapping_neg();
+        b = (b >> 1) ^ (POLYNOMIAL & (b & 1).wrapping_neg());
+    }
+    product
 }
 
 #[cfg(test)]
@@ -48,6 +80,15 @@ mod tests {
             let (head, tail) = bytes.split_at(at.min(bytes.len()));
             prop_assert_eq!(crc32c_append(crc32c(head), tail), crc32c(&bytes));
         }
+    }
+
+    #[test]
+    fn lengths_that_differ_and_parts_that_are_empty_combine_too() {
+        let bytes: Vec<u8> = (0..100_000_u32).map(|byte| (byte * 31 / 7) as u8).collect();
+        let ends = [0, 0, 1, 4096, 8192, 8192, 70_000, 100_000];
+        let parts = ends.windows(2).map(|ends| &bytes[ends[0]..ends[1]]);
+        assert_eq!(combine(parts.map(|part| (crc32c(part), part.len() as u64))), crc32c(&bytes));
+        assert_eq!(combine([]), crc32c(b""));
     }
 
     #[test]

@@ -5,154 +5,27 @@
 //! whenever a link can take a frame, [`Path::poll_event`] after every other call, [`Path::handle_timeout`] no later
 //! than [`Path::poll_timeout`].
 
+mod life;
+mod types;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::time::Duration;
 
 use bytes::Bytes;
 
+use self::life::set_timer;
 use crate::limits::{
-    ACKS_PER_MESSAGE_MAX, CHUNK_ATTEMPTS_MAX, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, ENDED_BATCH, ENDED_PER_MESSAGE_MAX,
-    FENCE_TIMEOUT, TRANSFER_BYTES_MAX, TRANSFERS_PER_PEER_MAX,
+    ACKS_PER_MESSAGE_MAX, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, ENDED_BATCH, ENDED_PER_MESSAGE_MAX, TRANSFER_BYTES_MAX,
+    TRANSFERS_PER_PEER_MAX,
 };
-use crate::message::{Ack, LinkMessage, LinkRole, Received, Refusal};
+use crate::message::{Ack, LinkMessage, LinkRole, Received};
 use crate::outbound::{Event, Outbound, Phase};
 use crate::pacing::TokenBucket;
 use crate::rate::{RateInterval, RateMeter};
-use crate::schedule::{Schedule, Windows};
+use crate::schedule::Schedule;
 use crate::stream::{Arrival, Numbered, PushError, StreamId, Streams};
-use crate::{BackendId, Deadline, Lane, RegionId, Time};
+use crate::{BackendId, Lane, Time};
 
-/// One link of a path. Handed out by its owner, never reused within a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkId(pub u32);
-
-/// One transfer of a path. The sender counts from 1; never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TransferId(pub u64);
-
-/// What is to be moved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Request {
-    /// Who is served first.
-    pub lane: Lane,
-    /// The receiver's grant.
-    pub region: RegionId,
-    /// Where in it the bytes go, in bytes.
-    pub offset: u64,
-    /// How many they are.
-    pub len_bytes: u64,
-    /// After which they are worth nothing.
-    pub deadline: Option<Deadline>,
-}
-
-/// A transfer that can't begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum WriteError {
-    /// The table of transfers is full.
-    #[error("{TRANSFERS_PER_PEER_MAX} transfers to this peer are under way: wait for some of them")]
-    TooMany,
-    /// Longer than a transfer can be.
-    #[error("a transfer has at most {TRANSFER_BYTES_MAX} bytes: split it")]
-    TooLong,
-    /// The peer is gone.
-    #[error("the peer is gone")]
-    Gone,
-}
-
-/// Why a transfer ended before it was complete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Cause {
-    /// Its owner asked for it.
-    Cancelled,
-    /// Its deadline passed.
-    Expired,
-    /// The receiver doesn't take it.
-    Refused(Refusal),
-    /// A chunk arrived damaged every time.
-    Damaged {
-        /// Where in the region, in bytes.
-        offset: u64,
-    },
-    /// The peer is gone.
-    Gone,
-}
-
-/// How a transfer ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum End {
-    /// Every byte is at its destination and was verified there.
-    Done {
-        /// CRC-32C of all bytes.
-        crc32c: u32,
-        /// How many there are.
-        len_bytes: u64,
-        /// What each backend carried, in bytes.
-        over: Vec<(BackendId, u64)>,
-        /// From its request to its last acknowledgement.
-        took: Duration,
-        /// Chunks that were sent more than once, counted each time.
-        retried_chunks: u32,
-    },
-    /// It ended early.
-    Failed {
-        /// Why.
-        cause: Cause,
-        /// Whether it is proven that the receiver writes nothing more of it.
-        fenced: bool,
-    },
-}
-
-/// What the path's owner has to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PathEvent {
-    /// The source of a transfer must not be read any more.
-    Stop(TransferId),
-    /// A transfer is over; said once.
-    Ended(TransferId, End),
-    /// The fence of a transfer that had ended without proof is proven (or the peer is gone): its memory is free.
-    Released(TransferId),
-}
-
-/// A chunk to put on a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chunk {
-    /// Its transfer.
-    pub transfer: TransferId,
-    /// Its lane.
-    pub lane: Lane,
-    /// How often it was posted before.
-    pub attempt: u8,
-    /// Where it starts in the transfer's source, in bytes.
-    pub source_offset: u64,
-    /// The receiver's grant.
-    pub region: RegionId,
-    /// Where in it the chunk goes, in bytes.
-    pub offset: u64,
-    /// Its length.
-    pub len_bytes: u32,
-}
-
-/// What a link does next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Next {
-    /// Send this message.
-    Message(Numbered),
-    /// Send this chunk.
-    Chunk(Chunk),
-    /// Wait until this moment: the rate limit is reached.
-    Wait(Time),
-    /// Nothing, until something else happens.
-    Idle,
-}
-
-/// How a path behaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PathConfig {
-    /// Bytes of a chunk.
-    pub chunk_bytes: u32,
-    /// What each lane may have posted.
-    pub windows: Windows,
-}
+pub use self::types::{Cause, Chunk, End, LinkId, Next, PathConfig, PathEvent, Request, TransferId, WriteError};
 
 /// All transfers and messages to one peer.
 #[derive(Debug)]
@@ -342,121 +215,6 @@ impl Path {
         }
     }
 
-    fn acknowledged(&mut self, ack: &Ack, now: Time) {
-        let Some(transfer) = self.transfers.get_mut(&ack.transfer) else { return };
-        let Some(extent) = transfer.extent_at(ack.offset) else { return };
-        let Some(was_under_way) = transfer.acknowledge(extent, ack.crc32c) else { return };
-        self.rate.acknowledged(u64::from(extent.len_bytes), now);
-        if was_under_way {
-            self.schedule.settled(transfer.request.lane, extent.len_bytes);
-        }
-        if transfer.is_complete() {
-            self.advance(ack.transfer, Event::Complete, now);
-        }
-        self.note_idle(now);
-    }
-
-    fn damaged(&mut self, id: TransferId, offset: u64, now: Time) {
-        let Some(transfer) = self.transfers.get_mut(&id) else { return };
-        let Some(extent) = transfer.extent_at(offset) else { return };
-        let Some(times) = transfer.damage(extent) else { return };
-        let lane = transfer.request.lane;
-        self.schedule.settled(lane, extent.len_bytes);
-        if times >= CHUNK_ATTEMPTS_MAX {
-            self.stop(id, Cause::Damaged { offset }, now);
-        } else if transfer.phase == Phase::Active && !std::mem::replace(&mut transfer.queued, true) {
-            self.schedule.enqueue_first(lane, id);
-        }
-    }
-
-    // The life of a transfer.
-
-    fn stop(&mut self, id: TransferId, cause: Cause, now: Time) {
-        let Some(transfer) = self.transfers.get_mut(&id) else { return };
-        if transfer.phase != Phase::Active {
-            return;
-        }
-        transfer.cause = Some(cause);
-        let event = if transfer.was_posted() { Event::Stop } else { Event::Drop };
-        self.advance(id, event, now);
-    }
-
-    /// Moves a transfer through its phases; all that ends a transfer is here.
-    fn advance(&mut self, id: TransferId, event: Event, now: Time) {
-        let Some(transfer) = self.transfers.get_mut(&id) else { return };
-        let from = transfer.phase;
-        let Some(to) = from.after(event) else { return };
-        transfer.phase = to;
-        match to {
-            Phase::Fencing => {
-                let lane = transfer.request.lane;
-                for len_bytes in transfer.unpost_all() {
-                    self.schedule.settled(lane, len_bytes);
-                }
-                set_timer(&mut self.timers, id, transfer, Some(now.after(FENCE_TIMEOUT)));
-                self.events.push_back(PathEvent::Stop(id));
-                self.reply(&LinkMessage::Fence(id));
-            }
-            Phase::Quarantined => {
-                set_timer(&mut self.timers, id, transfer, None);
-                let cause = transfer.cause.unwrap_or(Cause::Gone);
-                self.events.push_back(PathEvent::Ended(id, End::Failed { cause, fenced: false }));
-            }
-            Phase::Over => self.finish(id, from, event, now),
-            Phase::Active => {}
-        }
-        self.note_idle(now);
-    }
-
-    fn finish(&mut self, id: TransferId, from: Phase, event: Event, now: Time) {
-        let Some(mut transfer) = self.transfers.remove(&id) else { return };
-        set_timer(&mut self.timers, id, &mut transfer, None);
-        for len_bytes in transfer.unpost_all() {
-            self.schedule.settled(transfer.request.lane, len_bytes);
-        }
-        if event == Event::Complete {
-            self.ended.push_back(id);
-        }
-        if from == Phase::Quarantined {
-            self.events.push_back(PathEvent::Released(id));
-            return;
-        }
-        // A cancel that comes too late is no harm; bytes that come too late are worth nothing.
-        let complete = event == Event::Complete && transfer.cause != Some(Cause::Expired);
-        let end = if complete {
-            End::Done {
-                crc32c: transfer.crc32c(),
-                len_bytes: transfer.request.len_bytes,
-                over: transfer.over,
-                took: now.since(transfer.started),
-                retried_chunks: transfer.retried_chunks,
-            }
-        } else {
-            let cause = transfer.cause.unwrap_or(Cause::Gone);
-            End::Failed { cause, fenced: event != Event::Gone }
-        };
-        self.events.push_back(PathEvent::Ended(id, end));
-    }
-
-    /// The peer is gone: everything ends. `proven` if it is known to write nothing more.
-    pub fn close(&mut self, proven: bool, now: Time) {
-        self.gone = true;
-        let mut ids: Vec<TransferId> = self.transfers.keys().copied().collect();
-        ids.sort_unstable();
-        for id in ids {
-            let unposted = self.transfers.get(&id).is_some_and(|transfer| !transfer.was_posted());
-            let seen = self.events.len();
-            self.advance(id, Event::Gone, now);
-            for event in self.events.range_mut(seen..) {
-                if let PathEvent::Ended(_, End::Failed { fenced, .. }) = event {
-                    *fenced = proven || unposted;
-                }
-            }
-        }
-        self.links.clear();
-        self.message_link = None;
-    }
-
     // What is next.
 
     /// What `link` sends next. Ask again after each frame it took.
@@ -585,21 +343,6 @@ impl Path {
         self.report_ended();
     }
 
-    fn expire(&mut self, now: Time) {
-        while let Some((at, id)) = self.timers.first().copied()
-            && at <= now
-        {
-            self.timers.pop_first();
-            let Some(transfer) = self.transfers.get_mut(&id) else { continue };
-            transfer.timer = None;
-            match transfer.phase {
-                Phase::Active => self.stop(id, Cause::Expired, now),
-                Phase::Fencing => self.advance(id, Event::Timeout, now),
-                Phase::Quarantined | Phase::Over => {}
-            }
-        }
-    }
-
     fn report_ended(&mut self) {
         while !self.ended.is_empty() {
             let count = self.ended.len().min(ENDED_PER_MESSAGE_MAX);
@@ -629,16 +372,6 @@ impl Path {
     /// Transfers that are not over.
     pub fn transfers(&self) -> usize {
         self.transfers.len()
-    }
-}
-
-fn set_timer(timers: &mut BTreeSet<(Time, TransferId)>, id: TransferId, transfer: &mut Outbound, at: Option<Time>) {
-    if let Some(old) = transfer.timer.take() {
-        timers.remove(&(old, id));
-    }
-    if let Some(at) = at {
-        timers.insert((at, id));
-        transfer.timer = Some(at);
     }
 }
 

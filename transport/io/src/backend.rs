@@ -4,7 +4,6 @@
 //! A link is polled and never blocks. The sending side hands it operations; one that doesn't fit comes back. The
 //! receiving side places bytes through the [`Intake`] it is given, which knows the live grants and the fence: a
 //! backend can't write memory in any other way.
-#![allow(unsafe_code, reason = "the backends below this module talk to the system in raw pointers")]
 
 pub mod sim;
 pub mod tcp;
@@ -106,6 +105,14 @@ pub enum Op {
         /// Its bytes.
         payload: Bytes,
     },
+}
+
+impl Op {
+    /// Bytes of its payload.
+    pub fn len_bytes(&self) -> u64 {
+        let (Self::Chunk { header, .. } | Self::Message { header, .. }) = self;
+        u64::from(header.len_bytes)
+    }
 }
 
 /// What a link waits for.

@@ -135,9 +135,10 @@ impl Intake {
         {
             // Both locks are held until the slot is filled: a fence that comes later finds it there.
             let table = self.grants.lock();
-            let Some(mut inbound) = peer.lock_inbound() else {
+            let Some(mut arrivals) = peer.lock_arrivals() else {
                 return Err(LinkError::Closed);
             };
+            let inbound = &mut arrivals.inbound;
             // What was applied before its grant was revoked stays applied.
             match inbound.begin(self.link, transfer, header.offset, header.len_bytes, header.attempt) {
                 Begin::Place { displaced: other } => {
@@ -195,7 +196,7 @@ impl Intake {
         let Some(target) = self.slot.take() else {
             // Still claimed, so it was neither fenced nor taken over: its grant was revoked, and the sender has to
             // hear of it.
-            let claimed = peer.lock_inbound().is_some_and(|mut inbound| inbound.abandoned(self.link));
+            let claimed = peer.lock_arrivals().is_some_and(|mut arrivals| arrivals.inbound.abandoned(self.link));
             if claimed {
                 let (transfer, refusal) = (TransferId(chunk.header.transfer), Refusal::NotGranted);
                 self.replies.push(LinkMessage::Refused { transfer, refusal });
@@ -204,7 +205,8 @@ impl Intake {
         };
         let (transfer, offset) = (target.transfer, target.offset);
         let intact = chunk.crc32c == chunk.header.payload_crc32c;
-        let Some(mut inbound) = peer.lock_inbound() else { return };
+        let Some(mut arrivals) = peer.lock_arrivals() else { return };
+        let inbound = &mut arrivals.inbound;
         if !intact {
             add(&self.counters.chunks_damaged, 1);
             if inbound.abandoned(self.link) {

@@ -128,11 +128,17 @@ impl Region {
     }
 
     /// The bytes of a vector.
-    pub fn from_vec(mut bytes: Vec<u8>) -> Self {
-        let start = NonNull::new(bytes.as_mut_ptr()).unwrap_or(NonNull::dangling());
-        let len_bytes = bytes.len() as u64;
-        // Moving the vector into its box doesn't move its bytes.
-        Self(Arc::new(RegionInner { start, len_bytes, _owner: Box::new(bytes) }))
+    pub fn from_vec(bytes: Vec<u8>) -> Self {
+        Self::from_owner(bytes)
+    }
+
+    /// The bytes that `owner` gives access to, which is asked once and dropped with the region.
+    pub fn from_owner<T: AsMut<[u8]> + Send + Sync + 'static>(owner: T) -> Self {
+        // An `Arc` may be moved while others point into what it holds; of a `Box` the compiler assumes that nobody does.
+        let mut owner = Arc::new(owner);
+        let bytes = Arc::get_mut(&mut owner).map(T::as_mut).unwrap_or_default();
+        let (start, len_bytes) = (NonNull::from(&mut *bytes).cast(), bytes.len() as u64);
+        Self(Arc::new(RegionInner { start, len_bytes, _owner: Box::new(owner) }))
     }
 
     /// How many bytes there are.

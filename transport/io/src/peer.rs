@@ -1,7 +1,6 @@
 //! One connected peer: its path, its links, its transfers.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
@@ -41,8 +40,7 @@ pub(crate) struct Peer {
     identity: Identity,
     pub(crate) shared: Arc<Shared>,
     path: Mutex<Path>,
-    /// Nothing once the peer is gone: no chunk of it begins any more.
-    inbound: Mutex<Option<Inbound>>,
+    arrivals: Mutex<Arrivals>,
     links: Mutex<BTreeMap<LinkId, Arc<Worker>>>,
     transfers: Mutex<HashMap<TransferId, Written>>,
     /// Transfers that have ended without proof.
@@ -57,6 +55,14 @@ pub(crate) struct Peer {
     peers: Weak<Peers>,
 }
 
+/// What arrives from a peer.
+#[derive(Debug, Default)]
+pub(crate) struct Arrivals {
+    pub(crate) inbound: Inbound,
+    /// The peer is gone: no chunk of it begins any more.
+    closed: bool,
+}
+
 struct Written {
     transfer: Arc<Transfer>,
     region: RegionId,
@@ -69,7 +75,7 @@ impl Peer {
             identity,
             shared,
             path: Mutex::new(Path::new(config)),
-            inbound: Mutex::new(Some(Inbound::default())),
+            arrivals: Mutex::default(),
             links: Mutex::default(),
             transfers: Mutex::default(),
             quarantine: Mutex::default(),
@@ -98,9 +104,8 @@ impl Peer {
     }
 
     /// What is known of its transfers, until it is gone.
-    pub(crate) fn lock_inbound(&self) -> Option<impl DerefMut<Target = Inbound>> {
-        let guard = lock(&self.inbound);
-        guard.is_some().then_some(Present(guard))
+    pub(crate) fn lock_arrivals(&self) -> Option<MutexGuard<'_, Arrivals>> {
+        Some(lock(&self.arrivals)).filter(|arrivals| !arrivals.closed)
     }
 
     /// The receiving end of one of its links.
@@ -152,14 +157,14 @@ impl Peer {
         if !reason.proves_fence() {
             self.unproven.store(true, Ordering::SeqCst);
         }
-        if let Some(mut inbound) = self.lock_inbound() {
-            inbound.abandoned(worker.id());
+        if let Some(mut arrivals) = self.lock_arrivals() {
+            arrivals.inbound.abandoned(worker.id());
         }
         if left == 0 {
             self.bring_down(reason);
             return;
         }
-        if self.down.get().is_none() {
+        if self.down.get().is_none() && reason != DownReason::ShutDown {
             add(&self.shared.counters.links_lost, 1);
             tracing::warn!("lost one link to {}: {reason}; {left} left", self.id());
         }
@@ -199,7 +204,7 @@ impl Peer {
 
     /// Nothing of the peer is written here any more when this returns.
     pub(crate) fn stop_landing(&self) {
-        *lock(&self.inbound) = None;
+        lock(&self.arrivals).closed = true;
         for worker in self.workers() {
             worker.slot().clear();
         }
@@ -356,7 +361,7 @@ impl Peer {
 
     /// Ends one of the peer's transfers here. When this returns, no link writes anything of it.
     pub(crate) fn stop_writing(&self, id: TransferId) {
-        let writing = self.lock_inbound().map(|mut inbound| inbound.fence(id)).unwrap_or_default();
+        let writing = self.lock_arrivals().map(|mut arrivals| arrivals.inbound.fence(id)).unwrap_or_default();
         for slot in writing.into_iter().filter_map(|link| self.slot(link)) {
             slot.clear_transfer(id);
         }
@@ -384,23 +389,6 @@ impl Peer {
 impl std::fmt::Debug for Peer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Peer({})", self.identity.id)
-    }
-}
-
-/// A guard of something that was seen to be there.
-struct Present<'a>(MutexGuard<'a, Option<Inbound>>);
-
-impl Deref for Present<'_> {
-    type Target = Inbound;
-
-    fn deref(&self) -> &Inbound {
-        self.0.as_ref().expect("seen when the guard was made")
-    }
-}
-
-impl DerefMut for Present<'_> {
-    fn deref_mut(&mut self) -> &mut Inbound {
-        self.0.as_mut().expect("seen when the guard was made")
     }
 }
 

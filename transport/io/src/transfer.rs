@@ -130,7 +130,7 @@ impl TransferHandle {
     }
 
     /// Calls `f` when the transfer is over: at once and right here if it is already, else on a thread that serves
-    /// links, so be brief and wait for nothing.
+    /// links, so be brief and wait for nothing. A panic of `f` is logged and goes no further.
     pub fn on_done(&self, f: Callback) {
         let mut state = self.0.lock();
         match &state.result {
@@ -138,7 +138,7 @@ impl TransferHandle {
             Some(result) => {
                 let result = result.clone();
                 drop(state);
-                f(&result);
+                call(f, &result);
             }
         }
     }
@@ -213,12 +213,7 @@ impl Transfer {
         drop(state);
         self.done.notify_all();
         wakers.into_iter().for_each(Waker::wake);
-        for callback in callbacks {
-            // It is a stranger's code on a thread that serves links.
-            if catch_unwind(AssertUnwindSafe(|| callback(&result))).is_err() {
-                tracing::error!("a callback of a transfer panicked");
-            }
-        }
+        callbacks.into_iter().for_each(|callback| call(callback, &result));
         true
     }
 
@@ -231,6 +226,13 @@ impl Transfer {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs a stranger's code, which may be on a thread that serves links: a panic ends here, early or late.
+fn call(callback: Callback, result: &Result<Transferred, TransferError>) {
+    if catch_unwind(AssertUnwindSafe(|| callback(result))).is_err() {
+        tracing::error!("a callback of a transfer panicked");
     }
 }
 

@@ -1,5 +1,8 @@
 //! The thread of one link: takes in what arrives, asks the path what to send, keeps the link alive.
 
+mod receive;
+mod send;
+
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,20 +13,17 @@ use std::{io, thread};
 
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use xfer_transport_core::frame::{FrameHeader, FrameKind};
-use xfer_transport_core::link::{Due, Event, LinkMachine, State};
-use xfer_transport_core::message::{Greeting, LinkMessage, LinkRole, Received};
-use xfer_transport_core::path::{Chunk, LinkId, Next};
-use xfer_transport_core::stream::{Arrival, StreamId};
-use xfer_transport_core::{BackendId, Lane, Time};
+use xfer_transport_core::link::{Due, Event, LinkMachine};
+use xfer_transport_core::message::{Greeting, LinkRole};
+use xfer_transport_core::path::LinkId;
+use xfer_transport_core::{BackendId, Time};
 
 use crate::backend::{Interest, Link, LinkError, Op};
 use crate::backlog::Backlog;
 use crate::error::DownReason;
 use crate::greeting::Side;
-use crate::hub::Channel;
 use crate::intake::{Intake, Slot};
-use crate::limits::{FAREWELL, RETRY_SUBSCRIBER_AFTER};
+use crate::limits::{FAREWELL, INLINE_BYTES_MAX, RETRY_SUBSCRIBER_AFTER};
 use crate::peer::Peer;
 use crate::shared::Shared;
 use crate::wake::Wake;
@@ -163,10 +163,10 @@ impl Worker {
                 return true;
             }
         };
-        self.send(&mut inside, self.shared.now());
+        let all = self.send(&mut inside, self.shared.now(), INLINE_BYTES_MAX);
         // The thread sleeps on what the link waited for before this.
         let interest = inside.link.interest();
-        if interest.writable || interest.at_once || inside.held.is_some() || inside.paced_until.is_some() {
+        if !all || interest.writable || interest.at_once || inside.held.is_some() || inside.paced_until.is_some() {
             self.wake.wake();
         }
         true
@@ -238,6 +238,7 @@ impl Worker {
         let greeting = inside.take_in(now)?;
         if let Err(error) = polled {
             let reason = DownReason::from(&error);
+            let _ = inside.machine.handle(Event::Lost, now);
             inside.failed = Some(error);
             // What was said before the end still counts.
             return if greeting.is_some() { Ok(greeting) } else { Err(reason) };
@@ -259,83 +260,8 @@ impl Worker {
                 return Err(DownReason::Violation("it leaves too many messages unanswered".into()));
             }
         }
-        self.send(inside, now);
+        self.send(inside, now, u64::MAX);
         Ok(greeting)
-    }
-
-    /// Sends as much as the link takes.
-    fn send(&self, inside: &mut Inside, now: Time) {
-        while inside.link.has_room() {
-            let Some(op) = inside.held.take().or_else(|| self.next_op(inside, now)) else { return };
-            match inside.link.submit(op) {
-                Ok(()) => inside.machine.said(now),
-                Err(op) => {
-                    inside.held = Some(op);
-                    break;
-                }
-            }
-        }
-        self.hungry.store(false, Ordering::SeqCst);
-    }
-
-    fn next_op(&self, inside: &mut Inside, now: Time) -> Option<Op> {
-        if let Some(payload) = inside.greetings.pop_front() {
-            return Some(message(FrameKind::Greeting, 0, 0, payload));
-        }
-        if inside.machine.state() != State::Open {
-            return None;
-        }
-        let peer = inside.peer.as_ref()?;
-        // Said before the path is asked: what comes to the path after this finds us hungry.
-        self.hungry.store(true, Ordering::SeqCst);
-        inside.paced_until = None;
-        loop {
-            let next = {
-                let mut path = peer.path();
-                let report = path.report_is_due() && path.message_link() == Some(self.id);
-                if std::mem::take(&mut inside.beat) || report {
-                    return Some(message(FrameKind::Beat, 0, 0, path.report().encode()));
-                }
-                path.next(self.id, now, &mut self.shared.bucket())
-            };
-            match next {
-                Next::Message(numbered) if numbered.stream == StreamId::LINK => {
-                    return Some(message(FrameKind::Link, 0, numbered.number, numbered.payload));
-                }
-                Next::Message(numbered) => {
-                    let channel = u64::from(numbered.stream.0 - 1);
-                    return Some(message(FrameKind::Message, channel, numbered.number, numbered.payload));
-                }
-                Next::Chunk(chunk) => {
-                    // A source that is closed meanwhile is not sent; the path knows.
-                    if let Some(op) = self.chunk_op(peer, &chunk) {
-                        return Some(op);
-                    }
-                }
-                Next::Wait(until) => {
-                    inside.paced_until = Some(until);
-                    return None;
-                }
-                Next::Idle => return None,
-            }
-        }
-    }
-
-    fn chunk_op(&self, peer: &Peer, chunk: &Chunk) -> Option<Op> {
-        let source = peer.source(chunk)?;
-        let payload_crc32c = source.read()?.slice().crc32c();
-        let header = FrameHeader {
-            kind: FrameKind::Data,
-            lane: chunk.lane,
-            attempt: chunk.attempt,
-            region: chunk.region.0,
-            offset: chunk.offset,
-            transfer: chunk.transfer.0,
-            len_bytes: chunk.len_bytes,
-            payload_crc32c,
-        };
-        self.shared.counters.sent(chunk.lane, chunk.len_bytes);
-        Some(Op::Chunk { header, source })
     }
 
     /// Waits until there is something to do.
@@ -405,9 +331,10 @@ impl Worker {
                 let mut inside = self.lock();
                 let inside = &mut *inside;
                 inside.intake.messages.clear();
-                self.send(inside, self.shared.now());
+                self.send(inside, self.shared.now(), u64::MAX);
                 let polled = inside.link.poll(&mut inside.intake);
                 if !finished && inside.greetings.is_empty() && inside.held.is_none() && inside.link.is_drained() {
+                    let _ = inside.machine.handle(Event::Drained, self.shared.now());
                     inside.link.finish();
                     finished = true;
                 }
@@ -423,93 +350,6 @@ impl Worker {
     fn lock(&self) -> MutexGuard<'_, Inside> {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl Inside {
-    /// Deals with what arrived. What introduces the other end is handed back: admitting it takes other locks.
-    fn take_in(&mut self, now: Time) -> Result<Option<Greeting>, DownReason> {
-        if let Some(peer) = &self.peer
-            && !(self.intake.acks.is_empty() && self.intake.replies.is_empty())
-        {
-            let mut path = peer.path();
-            self.intake.acks.drain(..).for_each(|ack| path.acknowledge(ack));
-            self.intake.replies.drain(..).for_each(|reply| path.reply(&reply));
-        }
-        let mut introduction = None;
-        for (header, payload) in std::mem::take(&mut self.intake.messages) {
-            if header.kind == FrameKind::Greeting {
-                let greeting = Greeting::decode(&payload).map_err(|error| violation("greeting", &error))?;
-                match (self.machine.state(), greeting) {
-                    (State::Greeting, greeting) => introduction = Some(greeting),
-                    (_, Greeting::Bye) => return Err(DownReason::Left),
-                    (state, _) => return Err(DownReason::Violation(format!("a greeting on a link that is {state:?}"))),
-                }
-                continue;
-            }
-            let Some(peer) = &self.peer else {
-                return Err(DownReason::Violation(format!("a {:?} frame before the greeting", header.kind)));
-            };
-            take_message(peer, &header, payload, now)?;
-        }
-        Ok(introduction)
-    }
-}
-
-fn take_message(peer: &Arc<Peer>, header: &FrameHeader, payload: Bytes, now: Time) -> Result<(), DownReason> {
-    let number = header.transfer;
-    match header.kind {
-        FrameKind::Beat => {
-            let report = Received::decode(&payload).map_err(|error| violation("beat", &error))?;
-            peer.path().received(&report);
-        }
-        FrameKind::Link => {
-            {
-                let mut path = peer.path();
-                if !is_new(path.arrived(StreamId::LINK, number))? {
-                    return Ok(());
-                }
-                path.taken(StreamId::LINK, payload.len());
-            }
-            match LinkMessage::decode(&payload).map_err(|error| violation("link message", &error))? {
-                LinkMessage::Fence(transfer) => peer.fence(transfer),
-                LinkMessage::Ended(transfers) => transfers.into_iter().for_each(|id| peer.stop_writing(id)),
-                message => peer.path().handle(&message, now),
-            }
-        }
-        FrameKind::Message => {
-            let channel = u16::try_from(header.region)
-                .map_err(|_| DownReason::Violation(format!("a message for channel {}", header.region)))?;
-            // Under one lock: a second link must not put a later message before this one.
-            let mut path = peer.path();
-            if is_new(path.arrived(StreamId::of_channel(channel), number))?
-                && !peer.backlog.push(Channel(channel), payload)
-            {
-                return Err(DownReason::Violation(format!("too many messages on channel {channel}")));
-            }
-        }
-        FrameKind::Data | FrameKind::Greeting => {
-            return Err(DownReason::Violation(format!("a {:?} frame as a message", header.kind)));
-        }
-    }
-    Ok(())
-}
-
-fn is_new(arrival: Arrival) -> Result<bool, DownReason> {
-    match arrival {
-        Arrival::New => Ok(true),
-        Arrival::Duplicate => Ok(false),
-        Arrival::Violation => Err(DownReason::Violation("a message out of order".into())),
-    }
-}
-
-fn violation(what: &str, error: &xfer_transport_core::DecodeError) -> DownReason {
-    DownReason::Violation(format!("malformed {what}: {error}"))
-}
-
-fn message(kind: FrameKind, region: u64, number: u64, payload: Bytes) -> Op {
-    let header =
-        FrameHeader { region, transfer: number, lane: Lane::Control, ..FrameHeader::for_payload(kind, &payload) };
-    Op::Message { header, payload }
 }
 
 impl std::fmt::Debug for Worker {

@@ -106,6 +106,7 @@ fn a_callback_that_panics_harms_nobody() {
     let write = pair.write();
     write.on_done(Box::new(|_| panic!("a stranger's mistake")));
     write.wait(Some(PATIENCE)).expect("applied and verified");
+    write.on_done(Box::new(|_| panic!("the same mistake, too late")));
     pair.write().wait(Some(PATIENCE)).expect("the link is served on");
 }
 
@@ -140,14 +141,21 @@ fn callbacks_do_not_run_inside_other_calls() {
 fn a_handle_keeps_no_memory() {
     let pair = Pair::new(1 << 20);
     let witness = Arc::new(());
-    struct Owner(#[allow(dead_code, reason = "only its end is of interest")] Arc<()>, Vec<u8>);
-    let mut owner = Owner(Arc::clone(&witness), pattern(1 << 20, 2));
-    let start = owner.1.as_mut_ptr();
-    // SAFETY: the vector is moved into the owner and not touched; its bytes stay where they are.
-    #[allow(unsafe_code, reason = "the test lends memory as a framework does")]
-    let source = unsafe { Region::from_raw(start, 1 << 20, Box::new(owner)) }.expect("a region");
+    let source = Region::from_owner(Lent { bytes: pattern(1 << 20, 2), _witness: Arc::clone(&witness) });
     let write = pair.sender.write(pair.receiver.id(), source.all(), pair.grant.remote().all(), Lane::Step, None);
     drop(source);
     write.wait(Some(PATIENCE)).expect("applied and verified");
     eventually("the source is let go of", || Arc::strong_count(&witness) == 1);
+}
+
+/// Memory of somebody who notices when it is given back.
+struct Lent {
+    bytes: Vec<u8>,
+    _witness: Arc<()>,
+}
+
+impl AsMut<[u8]> for Lent {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
 }

@@ -1,14 +1,17 @@
 //! Tests of the path: two ends over links that lose, damage and delay.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::inbound::{Begin, Inbound};
 use crate::integrity::crc32c;
-use crate::limits::lane_window_bytes;
+use crate::limits::{CHUNK_ATTEMPTS_MAX, FENCE_TIMEOUT, lane_window_bytes};
 use crate::outbound::TRANSITIONS;
+use crate::schedule::Windows;
+use crate::{Deadline, RegionId};
 
 const CHUNK_BYTES: u32 = CHUNK_BYTES_MIN;
 const REGION: RegionId = RegionId(1);

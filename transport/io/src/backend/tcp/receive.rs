@@ -1,4 +1,5 @@
 //! Takes frames off a TCP connection, chunks straight into the memory they are for.
+#![allow(unsafe_code, reason = "the kernel is given raw pointers to memory that is shared with peers and frameworks")]
 
 use std::io;
 use std::net::TcpStream;
@@ -15,6 +16,9 @@ use crate::limits::READ_BUDGET_BYTES;
 /// Bytes read ahead while no chunk is under way: headers, messages, small chunks. What of a large chunk ends up here
 /// is copied once more, so it is small against a chunk.
 const AHEAD_BYTES: usize = 8 << 10;
+
+/// Most of a chunk that is received at once: it is still in the second-level cache when it is summed.
+const PART_BYTES: usize = 128 << 10;
 
 /// Where bytes go that are not wanted.
 const SCRATCH_BYTES: usize = 64 << 10;
@@ -140,34 +144,35 @@ impl Receiver {
         self.end -= self.start;
         self.start = 0;
         if let Frame::Chunk { len, at } = &mut self.frame {
-            // The chunk's rest straight to its place, and the next header in the same call.
-            let rest = *len - *at;
-            let header = &mut self.ahead[self.end..FRAME_HEADER_BYTES];
+            // Straight to its place; and behind its end, the next header in the same call.
+            let part = (*len - *at).min(PART_BYTES);
+            let header_end = if part == *len - *at { FRAME_HEADER_BYTES } else { self.end };
+            let header = &mut self.ahead[self.end..header_end];
             let header_len = header.len();
             let header = libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: header.len() };
-            let mut wanted = rest + header_len;
+            let mut wanted = part + header_len;
             let mut got = 0;
             intake.place(*at, |landing| {
                 match landing {
                     Landing::Memory(memory) => {
                         let start = memory.as_ptr().wrapping_add(*at);
-                        let parts = [libc::iovec { iov_base: start.cast(), iov_len: rest }, header];
-                        // SAFETY: `begin_chunk` gave `memory` the chunk's length, so `rest` bytes from `at` are in
+                        let parts = [libc::iovec { iov_base: start.cast(), iov_len: part }, header];
+                        // SAFETY: `begin_chunk` gave `memory` the chunk's length, so `part` bytes from `at` are in
                         // it, and it is alive and not fenced while this closure runs; `header` is ours.
                         got = unsafe { receive_into(stream, &parts) }?;
                     }
                     Landing::Discard => {
                         let scratch = self.scratch.get_or_insert_with(|| Box::new([0; SCRATCH_BYTES]));
-                        wanted = rest.min(SCRATCH_BYTES);
-                        let part = libc::iovec { iov_base: scratch.as_mut_ptr().cast(), iov_len: wanted };
+                        wanted = part.min(SCRATCH_BYTES);
+                        let scratch = libc::iovec { iov_base: scratch.as_mut_ptr().cast(), iov_len: wanted };
                         // SAFETY: the scratch is ours and at least `wanted` bytes long.
-                        got = unsafe { receive_into(stream, &[part]) }?;
+                        got = unsafe { receive_into(stream, &[scratch]) }?;
                     }
                 }
-                Ok::<_, io::Error>(got.min(rest))
+                Ok::<_, io::Error>(got.min(part))
             })?;
-            *at += got.min(rest);
-            self.end += got.saturating_sub(rest);
+            *at += got.min(part);
+            self.end += got.saturating_sub(part);
             return Ok((wanted, got));
         }
         let room = &mut self.ahead[self.end..];

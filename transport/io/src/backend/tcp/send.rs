@@ -1,4 +1,5 @@
 //! Puts frames on a TCP connection, chunks straight from the memory they lie in.
+#![allow(unsafe_code, reason = "the kernel is given raw pointers to memory that is shared with peers and frameworks")]
 
 use std::io;
 use std::net::TcpStream;

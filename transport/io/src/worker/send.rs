@@ -1,0 +1,105 @@
+//! What a link sends next.
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use xfer_transport_core::frame::{FrameHeader, FrameKind};
+use xfer_transport_core::link::State;
+use xfer_transport_core::path::{Chunk, Next};
+use xfer_transport_core::stream::StreamId;
+use xfer_transport_core::{Lane, Time};
+
+use super::{Inside, Worker};
+use crate::backend::Op;
+use crate::peer::Peer;
+
+impl Worker {
+    /// Sends as much as the link takes, or about `budget_bytes`. `false` if there may be more than that.
+    pub(super) fn send(&self, inside: &mut Inside, now: Time, budget_bytes: u64) -> bool {
+        let mut sent_bytes = 0;
+        while inside.link.has_room() {
+            if sent_bytes >= budget_bytes {
+                return false;
+            }
+            let Some(op) = inside.held.take().or_else(|| self.next_op(inside, now)) else { return true };
+            sent_bytes += op.len_bytes();
+            match inside.link.submit(op) {
+                Ok(()) => inside.machine.said(now),
+                Err(op) => {
+                    inside.held = Some(op);
+                    break;
+                }
+            }
+        }
+        // Room comes before the next chunk's turn, whenever that was to be.
+        inside.paced_until = None;
+        self.hungry.store(false, Ordering::SeqCst);
+        true
+    }
+
+    fn next_op(&self, inside: &mut Inside, now: Time) -> Option<Op> {
+        if let Some(payload) = inside.greetings.pop_front() {
+            return Some(message(FrameKind::Greeting, 0, 0, payload));
+        }
+        if inside.machine.state() != State::Open {
+            return None;
+        }
+        let peer = inside.peer.as_ref()?;
+        // Said before the path is asked: what comes to the path after this finds us hungry.
+        self.hungry.store(true, Ordering::SeqCst);
+        inside.paced_until = None;
+        loop {
+            let next = {
+                let mut path = peer.path();
+                let report = path.report_is_due() && path.message_link() == Some(self.id);
+                if std::mem::take(&mut inside.beat) || report {
+                    return Some(message(FrameKind::Beat, 0, 0, path.report().encode()));
+                }
+                path.next(self.id, now, &mut self.shared.bucket())
+            };
+            match next {
+                Next::Message(numbered) if numbered.stream == StreamId::LINK => {
+                    return Some(message(FrameKind::Link, 0, numbered.number, numbered.payload));
+                }
+                Next::Message(numbered) => {
+                    let channel = u64::from(numbered.stream.0 - 1);
+                    return Some(message(FrameKind::Message, channel, numbered.number, numbered.payload));
+                }
+                Next::Chunk(chunk) => {
+                    // A source that is closed meanwhile is not sent; the path knows.
+                    if let Some(op) = self.chunk_op(peer, &chunk) {
+                        return Some(op);
+                    }
+                }
+                Next::Wait(until) => {
+                    inside.paced_until = Some(until);
+                    return None;
+                }
+                Next::Idle => return None,
+            }
+        }
+    }
+
+    fn chunk_op(&self, peer: &Peer, chunk: &Chunk) -> Option<Op> {
+        let source = peer.source(chunk)?;
+        let payload_crc32c = source.read()?.slice().crc32c();
+        let header = FrameHeader {
+            kind: FrameKind::Data,
+            lane: chunk.lane,
+            attempt: chunk.attempt,
+            region: chunk.region.0,
+            offset: chunk.offset,
+            transfer: chunk.transfer.0,
+            len_bytes: chunk.len_bytes,
+            payload_crc32c,
+        };
+        self.shared.counters.sent(chunk.lane, chunk.len_bytes);
+        Some(Op::Chunk { header, source })
+    }
+}
+
+fn message(kind: FrameKind, region: u64, number: u64, payload: Bytes) -> Op {
+    let header =
+        FrameHeader { region, transfer: number, lane: Lane::Control, ..FrameHeader::for_payload(kind, &payload) };
+    Op::Message { header, payload }
+}
