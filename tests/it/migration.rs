@@ -18,6 +18,12 @@ fn seen_by(target: &Engine) -> Result<Outcome, MigrationError> {
     incoming.wait(Some(WAIT)).expect("the migration ends")
 }
 
+/// Whether a target has heard that nothing more is offered.
+fn knows_the_cut(target: &Engine) -> Option<()> {
+    let report = target.incoming()?.report();
+    report.phases_s.iter().any(|(phase, _)| *phase == "cut").then_some(())
+}
+
 #[test]
 fn what_is_handed_over_lands_verified_and_all_ranks_see_one_generation() {
     let [first, leaving, last] = engines();
@@ -55,6 +61,9 @@ fn a_source_that_dies_after_the_cut_is_not_needed_to_commit() {
     outgoing.cut("cursor".into()).unwrap();
     let landed = || (outgoing.report().moved_items() >= 2).then_some(());
     leaving.bell().wait_for(Some(WAIT), landed).expect("the small state lands first");
+    for target in [&first, &last] {
+        target.bell().wait_for(Some(WAIT), || knows_the_cut(target)).expect("it is told that this is all");
+    }
     leaving.close();
 
     let outcome = seen_by(&first).unwrap();
@@ -82,8 +91,10 @@ fn a_source_that_dies_before_the_cut_leaves_a_restore() {
 fn state_that_misses_the_deadline_makes_both_targets_restore() {
     let [first, leaving, last] = engines();
     leaving.endpoint().set_egress_limit(Some(1_000_000));
-    let outgoing = leaving.hand_over(hand_over(Duration::from_secs(1))).unwrap();
-    outgoing.offer(vec![state("a", 0, 1000), state("much", 2, 50_000_000)]).unwrap();
+    // Made before the notice: the little that is to land must not wait for the much that is filled with a pattern.
+    let items = vec![state("a", 0, 1000), state("much", 2, 50_000_000)];
+    let outgoing = leaving.hand_over(hand_over(Duration::from_secs(3))).unwrap();
+    outgoing.offer(items).unwrap();
     outgoing.cut("cursor".into()).unwrap();
 
     let outcome = seen_by(&first).unwrap();
@@ -122,8 +133,9 @@ fn a_withdrawn_notice_leaves_everything_as_it_was() {
 fn when_a_target_dies_the_other_one_says_what_is_lost() {
     let [first, leaving, last] = engines();
     leaving.endpoint().set_egress_limit(Some(2_000_000));
-    let outgoing = leaving.hand_over(hand_over(Duration::from_secs(3))).unwrap();
-    outgoing.offer(vec![state("a", 0, 1000), state("b", 2, 60_000_000)]).unwrap();
+    let items = vec![state("a", 0, 1000), state("b", 2, 60_000_000)];
+    let outgoing = leaving.hand_over(hand_over(Duration::from_secs(5))).unwrap();
+    outgoing.offer(items).unwrap();
     outgoing.cut("cursor".into()).unwrap();
     let landed = || (outgoing.report().moved_items() >= 1).then_some(());
     leaving.bell().wait_for(Some(WAIT), landed).expect("the small item lands");

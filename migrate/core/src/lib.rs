@@ -2,8 +2,8 @@
 //!
 //! A rank that is told to leave owns bytes that nobody else has. This crate decides which of them are worth
 //! moving before the deadline and in which order ([`Plan`]), runs both sides of their move ([`session`]), and makes
-//! ownership pass in one atomic step ([`GenerationRecord`], in the [`store`]). It has no sockets, no clock, no threads, no
-//! randomness and no `unsafe`: time and events come in as arguments, actions come out.
+//! ownership pass in one atomic step ([`GenerationRecord`], in the [`store`]). It has no sockets, no clock, no threads,
+//! no randomness and no `unsafe`: time and events come in as arguments, actions come out.
 //!
 //! | part | what it decides |
 //! |---|---|

@@ -99,7 +99,8 @@ impl Plan {
         Self::of_open(manifest, budget, policy, 0, |_| true)
     }
 
-    /// Plans those items of `manifest` that are `open`, behind `bytes_ahead` that are on their way and keep their order.
+    /// Plans those items of `manifest` that are `open`, behind `bytes_ahead` that are on their way and keep their
+    /// order.
     pub fn of_open(
         manifest: &Manifest,
         budget: &Budget,

@@ -45,8 +45,8 @@ pub struct Leaf {
     pub crc32c: u32,
 }
 
-/// The digest over everything that landed at a target, in whatever order it did: SHA-256 over a domain tag, the number of
-/// leaves, and the leaves sorted by id.
+/// The digest over everything that landed at a target, in whatever order it did: SHA-256 over a domain tag, the number
+/// of leaves, and the leaves sorted by id.
 pub fn root(leaves: &[Leaf]) -> Root {
     let mut sorted = leaves.to_vec();
     sorted.sort_unstable_by_key(|leaf| leaf.id);

@@ -89,7 +89,8 @@ pub enum Input {
     Items(Vec<Item>),
     /// Nothing is added any more.
     Cut {
-        /// Travels with the commit; at most [`limits::RECORD_LEN_BYTES_MAX`](crate::limits::RECORD_LEN_BYTES_MAX) bytes.
+        /// Travels with the commit; its length is limited by
+        /// [`RECORD_LEN_BYTES_MAX`](crate::limits::RECORD_LEN_BYTES_MAX).
         record: Bytes,
     },
     /// The process stays after all.

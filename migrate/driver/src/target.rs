@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use xfer_migrate_core::session::{Event, Input, Output, TargetConfig, TargetSession};
+use xfer_migrate_core::session::{Event, Input, Output, TargetConfig, TargetSession, TargetState};
 use xfer_migrate_core::{GenerationRecord, ItemId, MigrationId, Seal};
 use xfer_transport::{Endpoint, Grant, Region};
 use xfer_transport_core::{PeerId, Time};
@@ -114,6 +114,9 @@ impl TargetRun {
         }
         while let Some(event) = self.session.poll_event() {
             self.note(now, event);
+        }
+        if self.session.state() == TargetState::Cut {
+            self.timeline.end("cut", now);
         }
         let mut view = lock(&self.incoming.view);
         let me = context.endpoint.id().rank;

@@ -148,7 +148,8 @@ proptest! {
         landed in prop::collection::btree_set((0_u64..12).prop_map(ItemId), 0..8),
         gone in prop::collection::btree_set(0_u32..3, 0..3),
     ) {
-        let landed: BTreeSet<ItemId> = landed.into_iter().filter(|id| items.iter().any(|item| item.id == *id)).collect();
+        let is_known = |id: &ItemId| items.iter().any(|item| item.id == *id);
+        let landed: BTreeSet<ItemId> = landed.into_iter().filter(is_known).collect();
         let manifest = Manifest::new(items.clone()).unwrap();
         let found = coverage(&manifest, &landed, &gone);
 

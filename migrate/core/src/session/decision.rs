@@ -28,8 +28,8 @@ pub(super) struct Evidence<'a> {
 }
 
 impl Evidence<'_> {
-    /// What follows while there is time. Nothing yet, as long as seals are to come, or if another target knows items that
-    /// this one doesn't: it has to decide.
+    /// What follows while there is time. Nothing yet, as long as seals are to come, or if another target knows items
+    /// that this one doesn't: it has to decide.
     pub(super) fn decide(&self) -> Option<GenerationRecord> {
         let all_sealed = self.targets.iter().all(|rank| self.seals.contains_key(rank));
         let whole = self.cut().is_none_or(|cut| self.is_whole(cut));
@@ -38,8 +38,8 @@ impl Evidence<'_> {
 
     /// What follows from what there is, and nothing more will come.
     ///
-    /// Ownership passes with its bytes only if every target that takes over is there and has sealed, the source said what
-    /// is complete, and whatever didn't land can be had again. Everything else goes back to a checkpoint.
+    /// Ownership passes with its bytes only if every target that takes over is there and has sealed, the source said
+    /// what is complete, and whatever didn't land can be had again. Everything else goes back to a checkpoint.
     pub(super) fn decide_now(&self) -> GenerationRecord {
         let landed: BTreeSet<ItemId> = self.present_seals().flat_map(|seal| &seal.landed).copied().collect();
         let mut unreachable: BTreeSet<u32> = self.gone.keys().copied().collect();

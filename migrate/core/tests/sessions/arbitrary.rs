@@ -79,7 +79,8 @@ fn bodies() -> impl Strategy<Value = Body> {
         3 => offers().prop_map(Body::Offer),
         2 => (0_u32..4, grants()).prop_map(|(sequence, grants)| Body::Grants { sequence, grants }),
         1 => Just(Body::Refuse { refusal: Refusal::Leaving { rank: 2 } }),
-        3 => (item(), 40_u64..42, 0_u32..3, 0_u32..4).prop_map(|(item, version, crc32c, send)| Body::Sent { item, version, crc32c, send }),
+        3 => (item(), 40_u64..42, 0_u32..3, 0_u32..4)
+            .prop_map(|(item, version, crc32c, send)| Body::Sent { item, version, crc32c, send }),
         2 => said().prop_map(|(item, send)| Body::Landed { item, send }),
         1 => said().prop_map(|(item, send)| Body::Damaged { item, send }),
         2 => cuts().prop_map(Body::Cut),
@@ -131,7 +132,8 @@ fn inputs() -> impl Strategy<Value = Input> {
         1 => Just(Input::Withdraw { reason: reason() }),
         1 => any::<[u64; 2]>().prop_map(|[low, high]| Input::Rate(RateInterval { low, high })),
         1 => (item(), 0_u32..3).prop_map(|(item, crc32c)| Input::Written { item, crc32c }),
-        1 => (item(), any::<bool>()).prop_map(move |(item, retry)| Input::WriteFailed { item, retry, reason: reason() }),
+        1 => (item(), any::<bool>())
+            .prop_map(move |(item, retry)| Input::WriteFailed { item, retry, reason: reason() }),
         1 => grants().prop_map(|grants| Input::Allocated { grants }),
         1 => Just(Input::AllocationFailed { reason: reason() }),
         1 => (item(), 0_u32..3, any::<bool>()).prop_map(|(item, crc32c, ok)| Input::Verified { item, crc32c, ok }),
@@ -361,7 +363,8 @@ proptest! {
         // Most begin well, to get far.
         let (time_left, owners_after) = (Duration::from_secs(20), owners_after());
         let terms = Offer { sequence: 0, time_left, targets: vec![0, 2], owners_after, items: vec![] };
-        let items = Offer { sequence: 1, targets: vec![], owners_after: vec![], items: standard_items(), ..terms.clone() };
+        let items = standard_items();
+        let items = Offer { sequence: 1, targets: vec![], owners_after: vec![], items, ..terms.clone() };
         for offer in [terms, items] {
             if memory_bytes > 0 {
                 let message = Message { migration: migration(), body: Body::Offer(offer) };
@@ -375,7 +378,12 @@ proptest! {
     }
 
     #[test]
-    fn a_source_stands_anything(acts in acts(), rate in any::<[u64; 2]>(), ship_all in any::<bool>(), begins_well in any::<bool>()) {
+    fn a_source_stands_anything(
+        acts in acts(),
+        rate in any::<[u64; 2]>(),
+        ship_all in any::<bool>(),
+        begins_well in any::<bool>(),
+    ) {
         let config = SourceConfig {
             source: SOURCE,
             attempt: 0,

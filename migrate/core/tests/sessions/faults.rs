@@ -306,6 +306,21 @@ fn a_target_that_never_seals_is_waited_for_and_then_named() {
     assert!(matches!(world.events(RIGHT.rank).last(), Some(Event::Failed { .. })));
 }
 
+#[test]
+fn without_the_source_a_silent_target_is_not_waited_for_until_the_deadline() {
+    let mut world = World::usual(Options::default());
+    world.on(Step::Landed(STATE), |world| {
+        world.cut_off_from_store(RIGHT.rank);
+        world.kill(SOURCE.rank);
+    });
+    world.run();
+    assert!(world.generation().reason.starts_with("rank 2 did not seal in time"), "{}", world.generation().reason);
+    let told = world.told(LEFT.rank, |event| matches!(event, Event::Restored { .. })).expect("it ended");
+    let died = Duration::from_millis(750);
+    let grace = limits::SOURCE_GONE_GRACE;
+    assert!(told > died + grace && told < died + grace + Duration::from_millis(300), "{told:?}");
+}
+
 // Bytes go wrong.
 
 #[test]

@@ -85,8 +85,8 @@ fn a_migration_of_nothing_passes_ownership_alone() {
 
 #[test]
 fn what_is_not_worth_its_bytes_is_computed_again() {
-    // 50 ms for each saved tensor on the link, and 300 or 400 ms to compute one: worth it. At a hundredth of the rate it
-    // is not, and the targets need not wait for the deadline to know.
+    // 50 ms for each saved tensor on the link, and 300 or 400 ms to compute one: worth it. At a hundredth of the rate
+    // it is not, and the targets need not wait for the deadline to know.
     let fast = Options { policy: PlanPolicy::Threshold, ..Options::default() };
     let mut world = World::usual(fast.clone());
     world.run();

@@ -1,5 +1,5 @@
-//! Both sides of a migration against each other: one source, two targets, a modelled store, network and memory, and a clock
-//! that only the test moves.
+//! Both sides of a migration against each other: one source, two targets, a modelled store, network and memory, and a
+//! clock that only the test moves.
 
 mod arbitrary;
 mod chaos;
@@ -7,5 +7,6 @@ mod faults;
 mod happy;
 mod races;
 mod refused;
+mod replan;
 mod states;
 mod world;

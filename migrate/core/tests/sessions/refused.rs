@@ -238,6 +238,17 @@ fn before_the_first_offer_nothing_else_counts() {
 }
 
 #[test]
+fn a_deadline_that_a_target_was_told_does_not_move_away() {
+    let mut session = target();
+    let told = |seconds| from(SOURCE, Body::Deadline { time_left: Duration::from_secs(seconds) });
+    for (seconds, left) in [(30, 20), (5, 5), (10, 5)] {
+        assert_eq!(session.handle(NOW, told(seconds)), Ok(()));
+        assert_eq!(session.deadline().left(NOW), Duration::from_secs(left));
+        assert_eq!(session.poll_timeout(), Some(session.deadline().0));
+    }
+}
+
+#[test]
 fn an_offer_that_comes_twice_is_ignored() {
     let mut session = new_target();
     assert_eq!(session.handle(NOW, from(SOURCE, Body::Offer(terms()))), Ok(()));

@@ -171,7 +171,10 @@ proptest! {
     }
 
     #[test]
-    fn a_message_that_is_cut_short_is_refused(which in any::<prop::sample::Index>(), len in any::<prop::sample::Index>()) {
+    fn a_message_that_is_cut_short_is_refused(
+        which in any::<prop::sample::Index>(),
+        len in any::<prop::sample::Index>(),
+    ) {
         let messages = messages();
         let bytes = messages[which.index(messages.len())].encode();
         prop_assert!(Message::decode(&bytes[..len.index(bytes.len())]).is_err());

@@ -185,7 +185,7 @@ proptest! {
             seal(rank, &own, cut_seen.then(cut).flatten())
         };
         let seals: Vec<(u32, Seal)> =
-            [(0, 0), (1, 2)].into_iter().filter(|(at, _)| sealed[*at]).map(|(at, rank)| seal_of(rank, cuts[at])).collect();
+            [(0, 0), (1, 2)].iter().filter(|(at, _)| sealed[*at]).map(|(at, rank)| seal_of(*rank, cuts[*at])).collect();
         let known = Known {
             manifest: manifest.clone(),
             seals: seals.into_iter().collect(),

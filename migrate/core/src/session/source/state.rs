@@ -6,12 +6,12 @@ states! {
     /// Where a source is.
     ///
     /// ```text
-    /// Offered -> Streaming -> Cut -> Finished        what it does
-    ///    |           |         |        |
-    ///    +-----------+---------+--------+-> Expired  its deadline passed: the targets decide
-    ///    +-----------+---------+--------+-> Withdrawing
-    ///                                                 whatever it is in, the store's next generation ends it:
-    /// Committed, Restored, Withdrawn, Superseded
+    /// Offered --> Streaming --> Cut --> Finished     items are sent
+    ///    '------------+----------'---------'
+    ///                 |--> Expired                   the deadline passed: the targets decide
+    ///                 '--> Withdrawing               it proposed to stay
+    ///
+    /// Committed, Restored, Withdrawn, Superseded     from all of these, as the store's next generation says
     /// ```
     pub enum SourceState {
         /// Not all targets have answered the first offer.

@@ -6,11 +6,13 @@ states! {
     /// Where a target is.
     ///
     /// ```text
-    /// Idle -> Receiving -> Cut -> Fencing -> Sealed -> Proposing
-    ///   |         |         |
-    ///   +---------+---------+-> Refused
-    ///                            whatever it is in, the store's next generation ends it:
-    /// Committed, Restored, Withdrawn, Superseded
+    /// Idle --> Receiving --> Cut                     items land
+    ///   '---------+-----------'
+    ///             |--> Refused                       it can't or won't take part
+    ///             '--> Fencing --> Sealed            nothing more can land
+    ///                     '-----------'--> Proposing
+    ///
+    /// Committed, Restored, Withdrawn, Superseded     from all of these, as the store's next generation says
     /// ```
     pub enum TargetState {
         /// Nothing was offered yet.

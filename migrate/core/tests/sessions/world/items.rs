@@ -33,8 +33,8 @@ pub fn owners_before() -> Vec<(String, u32)> {
     ]
 }
 
-/// Two layers: one goes to either side. The right layer's input is computed from the left layer's saved tensors, so what
-/// the right side recomputes may need what the left side has.
+/// Two layers: one goes to either side. The right layer's input is computed from the left layer's saved tensors, so
+/// what the right side recomputes may need what the left side has.
 pub fn standard_items() -> Vec<Item> {
     use ItemClass::*;
     let forward = |ms, from: &[&str]| RecomputeCost::Compute {
