@@ -29,7 +29,8 @@ class Figures:
     """What happened to the layers of the node that left."""
 
     moved: dict[str, dict[str, float]] = field(default_factory=dict)
-    """By class: items, bytes, and the seconds during which any of them was on its way (not known of a source that was killed)."""
+    """By class: items, bytes, and the seconds during which any of them was on its way (not known of a source that was
+    killed)."""
     order: list[str] = field(default_factory=list)
     path: dict[str, int] = field(default_factory=dict)
     phases_s: dict[str, float] = field(default_factory=dict)

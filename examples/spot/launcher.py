@@ -51,7 +51,9 @@ class Launcher:
         try:
             # A rank outside the job, which only keeps the store: no node's death takes it away.
             world_size = len(self._nodes) + 1
-            with xfer.Engine(rank=world_size - 1, world_size=world_size, store="127.0.0.1:0", host_store=True) as keeper:
+            with xfer.Engine(
+                rank=world_size - 1, world_size=world_size, store="127.0.0.1:0", host_store=True
+            ) as keeper:
                 self._faults.store = keeper.store_address
                 for orders in self._orders.values():
                     orders.write(keeper.store_address + "\n")
@@ -142,6 +144,7 @@ class Faults:
         self._kill_source = kill_source
         self._kill_survivor = kill_survivor
         self._withdraw = withdraw
+        self._cut = False
 
     def react(self, launcher: Launcher, event: Event) -> None:
         """Does what is due after `event`."""
@@ -150,6 +153,8 @@ class Faults:
             return
         if what == "marked":
             self._notice(launcher)
+        elif what == "cut":
+            self._cut = True
         elif what == "moved":
             self._interfere(launcher, event["landed"], event["without_copy"])
         elif what == "left":
@@ -166,10 +171,11 @@ class Faults:
             self._drain("--deadline", f"{seconds:g}s")
 
     def _interfere(self, launcher: Launcher, landed: dict[str, int], without_copy: int) -> None:
-        """`landed`: how many items of each class have. `without_copy`: how many parameters, moments and gradients there are in all."""
+        """`landed`: how many items of each class have. `without_copy`: how many parameters, moments and gradients there
+        are in all."""
         state = sum(landed.get(kind, 0) for kind in ("parameter", "optimizer", "gradient"))
-        safe = state == without_copy and landed.get("saved", 0) > 0
-        if self._kill_source == "state" and state > 0 or self._kill_source == "activations" and safe:
+        safe = self._cut and state == without_copy and landed.get("saved", 0) > 0
+        if (self._kill_source == "state" and state > 0) or (self._kill_source == "activations" and safe):
             launcher.kill(LEAVING)
         if self._kill_survivor is not None and state > 0:
             launcher.kill(self._kill_survivor)
@@ -201,5 +207,7 @@ def xfer_program() -> str:
     built = [Path(__file__).parents[2] / "target" / kind / "xfer" for kind in ("release", "debug")]
     found = shutil.which("xfer") or next((str(path) for path in built if path.exists()), None)
     if found is None:
-        raise EnvironmentMissing("no program `xfer` here, which --notice-source store needs; build it with `cargo build -p xfer-cli`")
+        raise EnvironmentMissing(
+            "no program `xfer` here, which --notice-source store needs; build it with `cargo build -p xfer-cli`"
+        )
     return found

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xfer.torch import LayerRng, forward, skeleton
-from xfer.torch.stage import Pipeline
+from xfer.torch import LayerRng, Pipeline
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,8 @@ class Last(Block):
         self.head = nn.Linear(config.d_model, config.vocabulary, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.norm_head(super().forward(x)))
+        logits: Tensor = self.head(self.norm_head(super().forward(x)))
+        return logits
 
 
 def pipeline(config: Config) -> Pipeline:
@@ -114,19 +114,17 @@ def pipeline(config: Config) -> Pipeline:
     )
 
 
-def undisturbed(config: Config, steps: int) -> tuple[dict[int, dict[str, Tensor]], list[float]]:
-    """The same training in one process, in plain PyTorch: all tensors of each layer after `steps` steps, and the loss of each step.
+def undisturbed(config: Config, steps: int) -> dict[int, dict[str, Tensor]]:
+    """The same training in one process, in plain PyTorch: all tensors of each layer after `steps` steps.
 
-    The only thing that isn't plain is that each layer has a random stream of its own, as it must if dropout is not to depend on
-    where a layer runs.
+    The only thing that isn't plain is that each layer has a random stream of its own, as it must if dropout is not to
+    depend on where a layer runs.
     """
     model = pipeline(config)
     layers = [model.make_layer(n) for n in range(config.layers)]
     optimizers = [model.make_optimizer(layer.parameters()) for layer in layers]
     streams = [LayerRng(config.seed, n) for n in range(config.layers)]
-    losses = []
     for step in range(steps):
-        total = 0.0
         for microbatch in range(config.microbatches):
             x, target = model.make_batch(step, microbatch)
             for layer, stream in zip(layers, streams, strict=True):
@@ -134,18 +132,10 @@ def undisturbed(config: Config, steps: int) -> tuple[dict[int, dict[str, Tensor]
                     x = layer(x)
             loss = model.loss(x, target)
             (loss / config.microbatches).backward()
-            total += loss.item() / config.microbatches
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        losses.append(total)
-    return {n: tensors_of(*pair) for n, pair in enumerate(zip(layers, optimizers, strict=True))}, losses
-
-
-def warm_up(config: Config) -> None:
-    """Lets torch load what it needs to build a graph without data: once, before the nodes are forked."""
-    block = Block(config)
-    skeleton(block, forward(block, torch.zeros(1, 2, config.d_model)).export().meta)
+    return {n: tensors_of(*pair) for n, pair in enumerate(zip(layers, optimizers, strict=True))}
 
 
 def tensors_of(layer: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -13,10 +13,9 @@ from typing import Any, TextIO
 import torch
 
 import xfer
-from xfer.torch.checkpoint import Checkpoints, write_tensors
+from xfer.torch import Checkpoints, LayersLost, Stage
+from xfer.torch.checkpoint import write_tensors
 from xfer.torch.handoff import Activations
-from xfer.torch.ownership import LayersLost
-from xfer.torch.stage import Stage
 
 from . import snippet
 from .model import Config, pipeline, tensors_of
@@ -105,7 +104,7 @@ class Node:
         stage = SpotStage(self, engine)
         began_s = time.monotonic()
 
-        for step in stage.steps(plan.steps):
+        for _ in stage.steps(plan.steps):
             for work, microbatch in stage.schedule():
                 if work == "forward":
                     stage.forward(microbatch)
@@ -132,7 +131,8 @@ class Node:
 
 
 class SpotStage(Stage):
-    """A stage that stops at the marked place until its notice is there, so that each run of the example takes the same course."""
+    """A stage that stops at the marked place until its notice is there, so that each run of the example takes the same
+    course."""
 
     def __init__(self, node: Node, engine: xfer.Engine) -> None:
         plan = node.plan
@@ -180,16 +180,17 @@ class SpotStage(Stage):
         if plan.notice_source == "api":
             self.engine.raise_notice(plan.deadline_s)
         give_up_s = time.monotonic() + PATIENCE_S
-        while self.engine.notice() is None:
+        while (notice := self.engine.notice()) is None:
             if time.monotonic() > give_up_s:
                 raise TimeoutError(f"no notice came from {plan.notice_source} within {PATIENCE_S:.0f} s")
             time.sleep(0.001)
-        node.tell("noticed", {"seconds_left": self.engine.notice().seconds_left})
+        node.tell("noticed", {"seconds_left": notice.seconds_left})
         if plan.watch_transfer:
             threading.Thread(target=self._watch_transfer, daemon=True).start()
 
     def _watch_transfer(self) -> None:
-        """Tells the launcher how far the hand-over is, for the variants in which something happens in the middle of it."""
+        """Tells the launcher how far the hand-over is, for the variants in which something happens in the middle of
+        it."""
         parameters = [p for shard in self.shards.values() for p in shard.module.parameters()]
         without_copy = sum(1 + len(ADAM_STATE) + (p.grad is not None) for p in parameters)
         told: dict[str, int] = {}

@@ -1,4 +1,5 @@
-"""The question that xfer began with: `y` came from another machine, so how can a backward from it update the parameters here?"""
+"""The question that xfer began with: `y` came from another machine, so how can a backward from it update the parameters
+here?"""
 
 from __future__ import annotations
 

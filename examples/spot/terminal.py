@@ -48,7 +48,9 @@ class Terminal:
             f"  GPT: {config.layers} layers, d_model {config.d_model}, dropout {config.dropout:g}; AdamW; "
             f"{config.microbatches} microbatches of {config.batch} x {config.sequence} tokens a step"
         )
-        link = "" if plan.link_bytes_per_s is None else f", node {LEAVING} sends at most {size(plan.link_bytes_per_s)}/s"
+        link = (
+            "" if plan.link_bytes_per_s is None else f", node {LEAVING} sends at most {size(plan.link_bytes_per_s)}/s"
+        )
         self._line(f"  {len(set(plan.owners))} nodes, a process each, over loopback{link}")
         self._line()
 
@@ -62,9 +64,13 @@ class Terminal:
                 self._line(f"  step {event['step']:<3} loss {event['loss']:.4f}   {self._dim(_owned(self._owners))}")
             case "marked":
                 done = {int(layer): counts for layer, counts in event["done"].items()}
-                self._headline(f"step {event['step']}, {_PLACES[self._plan.notice_at]}: what node {rank} has done of it")
+                self._headline(
+                    f"step {event['step']}, {_PLACES[self._plan.notice_at]}: what node {rank} has done of it"
+                )
                 for layer, (forwarded, backwarded) in sorted(done.items()):
-                    self._line(f"    layer {layer:<3} forwards {_numbers(forwarded):<12} backwards {_numbers(backwarded)}")
+                    self._line(
+                        f"    layer {layer:<3} forwards {_numbers(forwarded):<12} backwards {_numbers(backwarded)}"
+                    )
             case "noticed":
                 self._noticed_s = event["t"]
                 origin = _ORIGINS[self._plan.notice_source]
@@ -82,12 +88,13 @@ class Terminal:
                 self._owners = event["owners"]
                 self._followed(event)
             case "went back":
-                what = f"node {rank} goes back from step {event['from_step']} to the checkpoint after {event['to_step']} steps"
-                self._at(event, self._warn(what))
+                steps = f"from step {event['from_step']} to the checkpoint after {event['to_step']} steps"
+                self._at(event, self._warn(f"node {rank} goes back {steps}"))
             case "killed":
                 self._at(event, f"node {rank} is killed: SIGKILL")
             case "left":
-                self._at(event, f"node {rank} owns nothing any more" + ("; its optimizer may not step" if event["refused"] else ""))
+                refused = "; its optimizer may not step" if event["refused"] else ""
+                self._at(event, f"node {rank} owns nothing any more{refused}")
             case "lost":
                 self._line(f"    {self._bad(f'node {rank}:')} {event['text']}")
             case _:
@@ -104,18 +111,22 @@ class Terminal:
         if self._snippet is not None:
             self._headline("the same for a single y that was received (one Linear, SGD with momentum)")
             says = self._good("torch.equal") if self._snippet["equal"] else self._bad("different")
-            self._line(f"    node 1 ran the forward; node 0 got y and what its backward needs, {size(self._snippet['sent_bytes'])}")
-            self._line(f"    weight, bias and momentum on node 0 after backward and step, against plain PyTorch: {says}")
+            sent = size(self._snippet["sent_bytes"])
+            self._line(f"    node 1 ran the forward; node 0 got y and what its backward needs, {sent}")
+            what = "weight, bias and momentum of node 0 after backward and step"
+            self._line(f"    {what}, against plain PyTorch: {says}")
         self._headline("verdict")
         if equal is not None:
             says = self._good("all equal") if equal else self._bad("NOT EQUAL")
-            self._line(f"    {compared} parameter and optimizer tensors against one undisturbed process, torch.equal: {says}")
+            what = f"{compared} parameter and optimizer tensors against one undisturbed process"
+            self._line(f"    {what}, torch.equal: {says}")
         paint = self._good if exit_code == 0 else self._warn if exit_code == 4 else self._bad
         self._line(f"    {paint(verdict)} {self._dim(f'(exit code {exit_code})')}")
 
     def _followed(self, event: Event) -> None:
         mine = [e for e in self._restored if e["rank"] == event["rank"]]
-        text = f"node {event['rank']} goes on with layers {_layers(n for n, r in enumerate(event['owners']) if r == event['rank'])}"
+        rank = event["rank"]
+        text = f"node {rank} goes on with layers {_layers(n for n, r in enumerate(event['owners']) if r == rank)}"
         for how, word in (("replayed", "replayed from saved tensors"), ("recomputed", "recomputed")):
             done = [e for e in mine if e["how"] == how]
             if done:
@@ -124,7 +135,9 @@ class Terminal:
         self._at(event, text)
 
     def _moved(self, figures: Figures) -> None:
-        self._headline(f"moved, in this order, over {', '.join(figures.path) or 'a path that node 1 did not live to report'}")
+        self._headline(
+            f"moved, in this order, over {', '.join(figures.path) or 'a path that node 1 did not live to report'}"
+        )
         for line in _wrapped([f"{word} x{count}" for word, count in _runs(figures.order)], " > ", 100):
             self._line(f"    {line}")
         self._line(f"    {'':<18} {'items':>6} {'bytes':>12} {'busy':>10}")
@@ -141,10 +154,8 @@ class Terminal:
             more = f" and {len(figures.missing) - 3} more" if len(figures.missing) > 3 else ""
             self._line(self._warn(f"    lost: {shown}{more}"))
         if figures.replayed or figures.recomputed:
-            self._line(
-                f"    forwards of node {LEAVING} whose backward ran elsewhere: {len(figures.replayed) + len(figures.recomputed)}; "
-                f"{len(figures.replayed)} from their saved tensors, {len(figures.recomputed)} computed again"
-            )
+            how = f"{len(figures.replayed)} from their saved tensors, {len(figures.recomputed)} computed again"
+            self._line(f"    forwards of node {LEAVING} whose backward ran elsewhere: {how}")
 
     def _at(self, event: Event, text: str) -> None:
         since = f"+{_span(event['t'] - self._noticed_s)}" if self._noticed_s else ""
@@ -214,7 +225,9 @@ def _runs(order: list[str]) -> list[tuple[str, int]]:
     """The order in which items arrived, in words: what is of one kind, or leaves as one group, is one entry."""
     runs: list[tuple[str, int]] = []
     for kind, count in runs_of(order):
-        word = {"parameter": "parameters and optimizer state", "optimizer": "parameters and optimizer state"}.get(kind, _WORDS[kind])
+        word = {"parameter": "parameters and optimizer state", "optimizer": "parameters and optimizer state"}.get(
+            kind, _WORDS[kind]
+        )
         word = "graphs and saved tensors" if kind in ("meta", "saved") else word
         if runs and runs[-1][0] == word:
             runs[-1] = word, runs[-1][1] + count
@@ -231,4 +244,3 @@ def _wrapped(parts: list[str], separator: str, width: int) -> list[str]:
         else:
             lines.append(part)
     return lines
-

@@ -1,8 +1,9 @@
 """A world of engines in one process: the interface of `xfer.Engine` for threads, with faults at exact places.
 
-One rank runs at a time and gives way only while it waits, so that a test takes the same course each time it runs and random
-generators, which a process has one of, are nobody else's in between. A hand-over lands items in order of worth until `link_bytes`
-are used up; what its outcome is follows the rules of the real one: a handoff if everything landed or can be computed again.
+One rank runs at a time and gives way only while it waits, so that a test takes the same course each time it runs and
+random generators, which a process has one of, are nobody else's in between. A hand-over lands items in order of worth
+until `link_bytes` are used up; what its outcome is follows the rules of the real one: a handoff if everything landed or
+can be computed again.
 """
 
 from __future__ import annotations
@@ -172,7 +173,9 @@ class LocalWorld:
             thread.join(max(0.0, give_up_s - time.monotonic()))
         frames = sys._current_frames()
         hanging = {rank: frames[thread.ident] for rank, thread in enumerate(threads) if thread.is_alive()}
-        where = "".join(f"rank {rank} hangs:\n{''.join(traceback.format_stack(frame))}" for rank, frame in hanging.items())
+        where = "".join(
+            f"rank {rank} hangs:\n{''.join(traceback.format_stack(frame))}" for rank, frame in hanging.items()
+        )
         self.alive = [False] * self.size
         assert not hanging, where
         return results
@@ -192,7 +195,7 @@ class LocalWorld:
         self.turn.notify_all()
 
     def fail(self, transfer: Transfer, failure: XferError) -> None:
-        for key, transfers in self.waiting.items():
+        for transfers in self.waiting.values():
             if transfer in transfers:
                 transfers.remove(transfer)
         transfer.failure = failure

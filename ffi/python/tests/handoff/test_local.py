@@ -1,4 +1,5 @@
-"""Every course that a hand-over can take, on threads: what the survivors end up with is what undisturbed training gives."""
+"""Every course that a hand-over can take, on threads: what the survivors end up with is what undisturbed training
+gives."""
 
 from __future__ import annotations
 
@@ -7,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
+from local_engine import Killed, LocalEngine, LocalWorld
+from tiny import LAYERS
 from torch import Tensor
 
-import tiny
-from local_engine import Killed, LocalEngine, LocalWorld
-from tiny import LAYERS, MICROBATCHES
 from xfer.torch.checkpoint import Checkpoints
 from xfer.torch.handoff import Activations
 from xfer.torch.ownership import LayersLost
@@ -292,7 +293,8 @@ def test_survivor_is_killed(tmp_path: Path) -> None:
     run = Run(LocalWorld(3, kill_target_at_cut=0), {1: MID_STEP}, checkpoints=tmp_path)
     assert [type(result) for result in run.results] == [Killed, LayersLost, LayersLost]
     told = str(run.results[run.world.failed[0]])
-    assert "ranks [0] are gone, and nobody has a copy of their layers [0, 1, 2, 3]: start the job again from the checkpoint" in told
+    assert "ranks [0] are gone, and nobody has a copy of their layers [0, 1, 2, 3]" in told
+    assert "start the job again from the checkpoint after 0 steps" in told
 
 
 def test_death_without_a_notice() -> None:
@@ -304,7 +306,8 @@ def test_death_without_a_notice() -> None:
 
     run = Run(LocalWorld(3), {1: die})
     assert [type(result) for result in run.results] == [LayersLost, Killed, LayersLost]
-    assert "nobody has a copy of their layers [4, 5, 6, 7]: start the job again from its beginning" in str(run.results[run.world.failed[0]])
+    told = str(run.results[run.world.failed[0]])
+    assert "nobody has a copy of their layers [4, 5, 6, 7]: start the job again from its beginning" in told
 
 
 @pytest.mark.parametrize("leaving", [0, 2])
@@ -343,6 +346,17 @@ def test_one_leaves_after_another(
     assert run.owners() == [2 - leaving] * LAYERS
     assert bool(run.restored("recomputed")) != everything
     assert_equal(run.tensors, reference)
+
+
+@pytest.mark.parametrize("first", ["forward", "mid-step"])
+def test_a_bystander_takes_over_next(first: str, reference: dict[int, dict[str, Tensor]]) -> None:
+    places = {"forward": at(1, {0: 2, 3: 1}, {0: 0}), "mid-step": at(1, {0: 3}, {0: 1})}
+    run = Run(LocalWorld(3), {0: places[first], 1: lambda stage: len(stage.shards) == 8})
+    run.succeeded(0, 1, 2)
+    assert run.owners() == [2] * LAYERS
+    assert_equal(run.tensors, reference)
+    followed = [(rank, f["generation"]) for rank, what, f in run.events if what == "followed"]
+    assert followed == [(1, 1), (2, 1), (2, 2)]
 
 
 def test_the_last_rank_stays() -> None:

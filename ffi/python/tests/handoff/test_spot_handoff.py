@@ -1,4 +1,5 @@
-"""The example itself, with real processes, a real store, real signals and kills: every variant, by its figures and exit code."""
+"""The example itself, with real processes, a real store, real signals and kills: every variant, by its figures and exit
+code."""
 
 from __future__ import annotations
 
@@ -47,7 +48,9 @@ def assert_lossless(figures: dict[str, Any], owners: list[int] = HANDED_OVER) ->
 
 
 def restored(figures: dict[str, Any]) -> int:
-    assert len(set(figures["replayed"]) | set(figures["recomputed"])) == len(figures["replayed"] + figures["recomputed"])
+    assert len(set(figures["replayed"]) | set(figures["recomputed"])) == len(
+        figures["replayed"] + figures["recomputed"]
+    )
     return len(figures["replayed"]) + len(figures["recomputed"])
 
 
@@ -145,7 +148,7 @@ def test_survivor_dies(tmp_path: Path, survivor: str, layers: str) -> None:
     figures = run(tmp_path, *LIGHT, "--kill-survivor", survivor, expect=4)
     assert figures["equal"] is None
     assert figures["lost"]
-    told = f"ranks [{survivor}] are gone, and nobody has a copy of their layers {layers}: start the job again from the checkpoint"
+    told = f"ranks [{survivor}] are gone, and nobody has a copy of their layers {layers}: start the job again"
     # Whoever hears of it later may find that the other one has given up already.
     assert any(told in text for text in figures["lost"])
     assert all("start the job again from the checkpoint after 2 steps" in text for text in figures["lost"])

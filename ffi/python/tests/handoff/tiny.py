@@ -18,7 +18,8 @@ SEED = 7
 
 
 class Block(nn.Module):
-    """Attention and an MLP with everything that makes handing over hard: dropout, normalisation, a buffer that moves on."""
+    """Attention and an MLP with everything that makes handing over hard: dropout, normalisation, a buffer that moves
+    on."""
 
     def __init__(self) -> None:
         super().__init__()

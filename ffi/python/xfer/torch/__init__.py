@@ -31,20 +31,27 @@ def _check_torch() -> None:
 _check_torch()
 
 from .capture import LayerForward, Route, forward  # noqa: E402
+from .checkpoint import CheckpointError, Checkpoints  # noqa: E402
 from .errors import Diverged, OptimizerStateError, Refused, Spent, Why, WireError  # noqa: E402
 from .export import Exported  # noqa: E402
 from .optimizer import adopt_optimizer_state, export_optimizer_state  # noqa: E402
+from .ownership import LayersLost  # noqa: E402
 from .recompute import recompute, recompute_arguments  # noqa: E402
 from .replay import ReplayedForward, Skeleton, replay, skeleton, warm_up  # noqa: E402
 from .rng import LayerRng  # noqa: E402
+from .stage import Pipeline, Stage  # noqa: E402
 from .table import Role, Span  # noqa: E402
 
 __all__ = [
+    "CheckpointError",
+    "Checkpoints",
     "Diverged",
     "Exported",
     "LayerForward",
     "LayerRng",
+    "LayersLost",
     "OptimizerStateError",
+    "Pipeline",
     "Refused",
     "ReplayedForward",
     "Role",
@@ -52,6 +59,7 @@ __all__ = [
     "Skeleton",
     "Span",
     "Spent",
+    "Stage",
     "Why",
     "WireError",
     "adopt_optimizer_state",

@@ -51,8 +51,8 @@ class Boundary:
     """Sends and receives by key. A send never blocks; a receive that was interrupted goes on where it was."""
 
     def __init__(self, engine: Engine, like: Tensor, patience_s: float, idle: Callable[[], None]) -> None:
-        """`like`: a tensor (its shape and dtype count) as every boundary of the pipeline carries it. `idle` is called now and then
-        while a receive waits."""
+        """`like`: a tensor (its shape and dtype count) as every boundary of the pipeline carries it. `idle` is called
+        now and then while a receive waits."""
         self._engine = engine
         self._like = like
         self._patience_s = patience_s
@@ -64,7 +64,8 @@ class Boundary:
 
     @contextmanager
     def undivided(self, patience_s: float) -> Iterator[None]:
-        """Inside the `with`, a receive is not interrupted, and waits `patience_s` at most: for who has heard the news already."""
+        """Inside the `with`, a receive is not interrupted, and waits `patience_s` at most: for who has heard the news
+        already."""
         before = self._interruptible, self._patience_s
         self._interruptible, self._patience_s = False, patience_s
         try:

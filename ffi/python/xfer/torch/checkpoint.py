@@ -1,7 +1,8 @@
 """Checkpoints of single layers as plain files, for the case that a hand-over could not save everything.
 
-A file is in the safetensors format: the length of the header (8 bytes, little endian), the header (JSON: name, dtype, shape and place
-of each tensor), the bytes. Nothing in it is code. It appears under its name only when all of it is on the disk.
+A file is in the safetensors format: the length of the header (8 bytes, little endian), the header (JSON: name, dtype,
+shape and place of each tensor), the bytes. Nothing in it is code. It appears under its name only when all of it is on
+the disk.
 """
 
 import json
@@ -66,7 +67,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         if length > min(HEADER_BYTES_MAX, size - 8):
-            raise CheckpointError(f"{path} is cut short or no safetensors file: its header would be {length} bytes of {size}")
+            raise CheckpointError(
+                f"{path} is cut short or no safetensors file: its header would be {length} bytes of {size}"
+            )
         try:
             header = json.loads(file.read(length))
         except ValueError as error:
@@ -93,7 +96,8 @@ def _tensor(path: Path, name: str, entry: dict[str, Any], data: bytearray) -> Te
 
 
 class Checkpoints:
-    """A folder of checkpoints that the ranks of a job share: a folder a step, a file a layer, written by the layer's owner."""
+    """A folder of checkpoints that the ranks of a job share: a folder a step, a file a layer, written by the layer's
+    owner."""
 
     def __init__(self, folder: Path | str, layers: int, every: int = 1) -> None:
         """`every`: a checkpoint is due each time this many steps are done."""
@@ -102,7 +106,8 @@ class Checkpoints:
         self.every = every
 
     def due(self, step: int) -> bool:
-        """Whether a checkpoint is to be written when `step` steps are done. The one of step 0 is: there is always one to go back to."""
+        """Whether a checkpoint is to be written when `step` steps are done. The one of step 0 is: there is always one
+        to go back to."""
         return step % self.every == 0
 
     def save(self, step: int, layer: int, tensors: Mapping[str, Tensor]) -> None:
@@ -110,8 +115,8 @@ class Checkpoints:
         folder = self._folder(step)
         folder.mkdir(parents=True, exist_ok=True)
         write_tensors(folder / _file(layer), tensors)
-        # A reader chooses the newest complete step at the time it looks. Nobody gets two checkpoints ahead of a rank that is
-        # still looking, so the newest two suffice.
+        # A reader chooses the newest complete step at the time it looks. Nobody gets two checkpoints ahead of a rank
+        # that is still looking, so the newest two suffice.
         for old in self.complete()[:-2]:
             (self._folder(old) / _file(layer)).unlink(missing_ok=True)
 
@@ -128,7 +133,9 @@ class Checkpoints:
         try:
             return read_tensors(path)
         except OSError as error:
-            raise CheckpointError(f"the checkpoint of layer {layer} after {step} steps can't be read: {error}") from error
+            raise CheckpointError(
+                f"the checkpoint of layer {layer} after {step} steps can't be read: {error}"
+            ) from error
 
     def _folder(self, step: int) -> Path:
         return self.folder / f"step-{step:08}"

@@ -1,4 +1,5 @@
-"""Giving layers away: who gets them, what of them is offered at what cost, and the hand-over itself, seen from the rank that leaves."""
+"""Giving layers away: who gets them, what of them is offered at what cost, and the hand-over itself, seen from the rank
+that leaves."""
 
 from __future__ import annotations
 
@@ -91,7 +92,8 @@ class HandOver:
     def run(self) -> Outcome | None:
         """Offers what changes while training runs, cuts, and waits until the new owners, or the store, have decided.
 
-        None if nothing was decided: the notice was taken back before any of it, or somebody else's hand-over came first.
+        None if nothing was decided: the notice was taken back before any of it, or somebody else's hand-over came
+        first.
         """
         stage = self._stage
         outgoing = self._begin()
@@ -218,7 +220,8 @@ class HandOver:
                 yield Item(name, "rng", lend(in_flight.entry()), target=self._after[shard.layer], version=shard.step)
 
     def _offer_forwards(self, outgoing: Outgoing, cursors: Mapping[int, Cursor]) -> None:
-        """What layers keep of a forward until its backward. Stops when half the time is gone: the cut must not be late."""
+        """What layers keep of a forward until its backward. Stops when half the time is gone: the cut must not be
+        late."""
         stage = self._stage
         enough_s = self._notice.seconds_left / 2
         in_flight = [(shard, m) for shard in stage.shards.values() for m in sorted(shard.in_flight)]

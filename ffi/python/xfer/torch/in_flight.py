@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .capture import LayerForward, forward
-from .errors import Refused, Spent
+from .errors import Refused
 from .raw import bytes_tensor, tensor_bytes
 from .recompute import recompute
 from .record import FROM_INPUT, NOT_NEEDED, SENT
@@ -33,8 +33,8 @@ class Arrived:
     def __init__(
         self, entry: Tensor, letters: str, parts: dict[str, Tensor], wanted: bool, prepared: Skeleton | None
     ) -> None:
-        """`entry`: how its random streams stood. `parts`: empty unless all that a replay needs came. `wanted`: its output did not
-        come, and somebody needs it. `prepared`: its graph, if there was time to build it."""
+        """`entry`: how its random streams stood. `parts`: empty unless all that a replay needs came. `wanted`: its
+        output did not come, and somebody needs it. `prepared`: its graph, if there was time to build it."""
         self.entry = entry
         self.letters = letters
         self.parts = parts
@@ -70,7 +70,8 @@ class InFlight:
         return self._output()
 
     def restore(self, module: nn.Module, given: Tensor) -> tuple[str, Tensor | None]:
-        """Makes ready what arrived: replays it, or runs it again. Why it had to be run again; its output, if that is wanted."""
+        """Makes ready what arrived: replays it, or runs it again. Why it had to be run again; its output, if that is
+        wanted."""
         arrived = self._arrived
         assert arrived is not None, f"layer {self.name} ran here"
         self._given = given
@@ -94,7 +95,8 @@ class InFlight:
         return self._ran is not None
 
     def backward(self, module: nn.Module, gradient: Tensor) -> tuple[Tensor | None, str]:
-        """Adds to the gradients of the layer; the gradient with respect to its input. Also why the layer had to be run again."""
+        """Adds to the gradients of the layer; the gradient with respect to its input. Also why the layer had to be run
+        again."""
         assert self._ran is not None, f"layer {self.name} is not ready"
         why = ""
         try:
@@ -105,7 +107,8 @@ class InFlight:
         return given, why
 
     def entry(self) -> Tensor:
-        """How the layer's random streams stood before the forward: with its input, all that it takes to run it again."""
+        """How the layer's random streams stood before the forward: with its input, all that it takes to run it
+        again."""
         if isinstance(self._ran, LayerForward):
             return self._ran.entry_state
         assert self._arrived is not None
@@ -136,8 +139,8 @@ class InFlight:
         return Parts(letters, tensors)
 
     def rehearse(self, module: nn.Module) -> str:
-        """Does with a forward that ran here what its new owner would do, on the same layer, which it leaves as it is: why that is
-        refused, if it is. The first time in a process takes a second, which nobody has when it counts."""
+        """Does with a forward that ran here what its new owner would do, on the same layer, which it leaves as it is:
+        why that is refused, if it is. The first time in a process takes a second, which nobody has when it counts."""
         parts = self.export()
         if parts is None:
             return "its forward can't be exported"

@@ -9,12 +9,15 @@ from .raw import view_typed
 
 
 def lend(tensor: Tensor) -> Memory:
-    """The bytes of `tensor` where they are, in the order in which they lie there; they stay alive as long as a transfer uses them.
+    """The bytes of `tensor` where they are, in the order in which they lie there; they stay alive as long as a transfer
+    uses them.
 
     A tensor with gaps between its elements is packed into a copy first.
     """
     if tensor.device.type != "cpu":
-        raise ValueError(f"a tensor on {tensor.device} can't be lent: only host memory is moved; copy it to the host first")
+        raise ValueError(
+            f"a tensor on {tensor.device} can't be lent: only host memory is moved; copy it to the host first"
+        )
     whole = tensor.detach() if is_dense(tensor) else tensor.detach().contiguous()
     return Memory.borrow(whole.data_ptr(), whole.nbytes, whole)
 

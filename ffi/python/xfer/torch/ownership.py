@@ -16,8 +16,8 @@ from .takeover import TakeOver
 if TYPE_CHECKING:
     from .stage import Stage
 
-# A rank that leaves tells the others as soon as it gets its notice. If a peer is lost and nothing is heard for this long, it died
-# without one.
+# A rank that leaves tells the others as soon as it gets its notice. If a peer is lost and nothing is heard for this
+# long, it died without one.
 NOTICE_WAIT_S = 3.0
 # What a rank with nothing else to do sleeps between two looks.
 LOOK_S = 0.02
@@ -68,7 +68,8 @@ class News:
 
 
 class Ownership:
-    """Gives layers away when this rank has to leave, takes layers over, and goes back to a checkpoint with all others."""
+    """Gives layers away when this rank has to leave, takes layers over, and goes back to a checkpoint with all
+    others."""
 
     def __init__(self, stage: Stage, patience_s: float) -> None:
         self.lost: XferError | None = None
@@ -112,20 +113,25 @@ class Ownership:
         if stage.boundary.flush(timeout_s=LOOK_S) and self._generation == stage.engine.generation:
             done = f"xfer.torch/done/{count}/{self._generation}"
             stage.engine.store_create(f"{done}/{stage.rank}", b"")
-            waited_for = [rank for rank in sorted(set(stage.owners)) if stage.engine.store_get(f"{done}/{rank}") is None]
+            waited_for = [
+                rank for rank in sorted(set(stage.owners)) if stage.engine.store_get(f"{done}/{rank}") is None
+            ]
             if not waited_for:
                 return True
             for rank in waited_for:
                 if not stage.engine.alive(rank):
                     self.lost = PeerLost(f"rank {rank} is gone, and had not finished")
             if now_s > self._done_since_s + self._patience_s:
-                raise XferError(f"ranks {waited_for} are alive but have not finished within {self._patience_s:.0f} s after this one")
+                raise XferError(
+                    f"ranks {waited_for} are alive but have not finished within {self._patience_s:.0f} s after this one"
+                )
         time.sleep(LOOK_S)
         return False
 
     # What was decided.
 
     def _news(self) -> News | None:
+        """The next decision to follow. Those about this rank's own layers come with a hand-over to it."""
         engine = self._stage.engine
         incoming = engine.incoming()
         if incoming is None:
@@ -143,6 +149,9 @@ class Ownership:
             self._put_away()
             self._stage.observe("abandoned", {"source": incoming.source, "reason": str(error)})
             return None
+        if outcome.generation > self._generation + 1:
+            # Others' layers changed hands before, which this rank has not followed yet.
+            return self._told()
         decision = Decision(
             outcome.kind, outcome.generation, outcome.source, outcome.owners, outcome.missing, outcome.reason
         )
@@ -225,7 +234,11 @@ class Ownership:
         if gone:
             layers = [layer for layer, owner in enumerate(stage.owners) if owner in gone]
             found = stage.checkpoints.complete() if stage.checkpoints is not None else []
-            start = f"from the checkpoint after {found[-1]} steps" if found else "from its beginning, there is no checkpoint"
+            start = (
+                f"from the checkpoint after {found[-1]} steps"
+                if found
+                else "from its beginning, there is no checkpoint"
+            )
             lost = f"ranks {gone} are gone, and nobody has a copy of their layers {layers}"
             raise LayersLost(f"{reason}; {lost}: start the job again {start}")
 

@@ -1,7 +1,7 @@
 """What a hand-over calls the things it moves, and the record that travels with its commit.
 
-Both sides make the names from the same parts, so nothing but the names and the bytes needs to be sent: dtypes and shapes follow from
-the layer itself.
+Both sides make the names from the same parts, so nothing but the names and the bytes needs to be sent: dtypes and
+shapes follow from the layer itself.
 """
 
 import re
@@ -73,7 +73,8 @@ class Cursor:
     forward_s: float
     """What a forward takes."""
     saved: dict[int, str]
-    """For each forward in flight that can be replayed, a letter for each tensor that it saved: where the tensor comes from."""
+    """For each forward in flight that can be replayed, a letter for each tensor that it saved: where the tensor comes
+    from."""
 
 
 # The letters of `Cursor.saved`.

@@ -11,9 +11,10 @@ A training loop over a `Stage` is an ordinary pipeline loop:
                 stage.backward(microbatch)
         stage.update()
 
-`steps` is the only place where layers come and go. When a notice arrives or a hand-over to this rank has ended, `forward`, `backward`,
-`schedule` and `update` do no more than return, so that the loop comes back to `steps` soon; it yields the same step again until each
-layer that this rank then owns is through with it. What a layer has done already is never done twice.
+`steps` is the only place where layers come and go. When a notice arrives or a hand-over to this rank has ended,
+`forward`, `backward`, `schedule` and `update` do no more than return, so that the loop comes back to `steps` soon; it
+yields the same step again until each layer that this rank then owns is through with it. What a layer has done already
+is never done twice.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from .checkpoint import Checkpoints
 from .handoff import Activations, check_owners
 from .in_flight import InFlight
 from .ownership import Ownership
-from .rng import LayerRng
+from .rng import LayerRng, Streams
 from .schedule import Work, one_forward_one_backward
 from .shard import Shard
 
@@ -79,10 +80,10 @@ class Stage:
         patience_s: float = 60.0,
         observe: Callable[[str, dict[str, Any]], None] = lambda _what, _facts: None,
     ) -> None:
-        """`owners`: the rank of each layer; a rank's layers are next to each other. `activations`: what becomes of what forwards in
-        flight have saved: whatever is quicker for each, sent as long as there is time ("ship": exact also where another device
-        rounds differently), or computed again ("recompute"). `patience_s`: how long a neighbour that lives may send nothing.
-        `observe` is told what happens: a word and its facts."""
+        """`owners`: the rank of each layer; a rank's layers are next to each other. `activations`: what becomes of what
+        forwards in flight have saved: whatever is quicker for each, sent as long as there is time ("ship": exact also
+        where another device rounds differently), or computed again ("recompute"). `patience_s`: how long a neighbour
+        that lives may send nothing. `observe` is told what happens: a word and its facts."""
         check_owners(owners, pipeline.layers)
         self.pipeline = pipeline
         self.engine = engine
@@ -93,7 +94,7 @@ class Stage:
         self.step = 0
         """The step that the loop is at; single layers may be one ahead."""
         self.losses: dict[tuple[int, int], float] = {}
-        """The loss of each (step, microbatch) that this rank, as the owner of the last layer, ran the backward of."""
+        """By (step, microbatch), of the latest step: the losses, if this rank owns the last layer."""
         self.inputs: dict[tuple[int, int, int], Tensor] = {}
         """By (step, microbatch, layer): what the layer is given, while somebody may still need it."""
         self.gradients: dict[tuple[int, int, int], Tensor] = {}
@@ -112,7 +113,8 @@ class Stage:
     # The loop's own calls.
 
     def steps(self, count: int) -> Iterator[int]:
-        """The steps up to `count` that this rank has a part in. Ends when all ranks are done, or when this one gave its layers away."""
+        """The steps up to `count` that this rank has a part in. Ends when all ranks are done, or when this one gave its
+        layers away."""
         while True:
             self._ownership.settle()
             self._stop = False
@@ -171,6 +173,7 @@ class Stage:
             return
         self._save(ready)
         self._ownership.protect()
+        self.losses = {key: loss for key, loss in self.losses.items() if key[0] >= self.step}
         self.observe("stepped", {"step": self.step, "layers": [shard.layer for shard in ready]})
 
     # One layer, one microbatch.
@@ -271,9 +274,11 @@ class Stage:
 
     def new_shard(self, layer: int) -> Shard:
         """A layer in its initial state. The process's random streams are left as they were."""
-        with torch.random.fork_rng(devices=[]):
+        with Streams.read().installed():
             module = self.pipeline.make_layer(layer)
-        return Shard(layer, module, self.pipeline.make_optimizer(module.parameters()), LayerRng(self.pipeline.seed, layer))
+        return Shard(
+            layer, module, self.pipeline.make_optimizer(module.parameters()), LayerRng(self.pipeline.seed, layer)
+        )
 
     def _save(self, shards: Iterable[Shard]) -> None:
         for shard in shards:
@@ -283,7 +288,8 @@ class Stage:
     # Safe points.
 
     def at_safe_point(self) -> None:
-        """Called between any two layers, just before the stage looks whether layers are to change hands. For subclasses."""
+        """Called between any two layers, just before the stage looks whether layers are to change hands. For
+        subclasses."""
 
     def _at_safe_point(self) -> bool:
         """Whether the loop has to come back to `steps`."""

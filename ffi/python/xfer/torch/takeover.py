@@ -49,7 +49,8 @@ class TakeOver:
             return
 
     def run(self, outcome: Outcome) -> None:
-        """Makes the layers that are this rank's now its own, and computes again what did not come and can be had at once."""
+        """Makes the layers that are this rank's now its own, and computes again what did not come and can be had at
+        once."""
         stage = self._stage
         began_s = time.monotonic()
         cursors = record.decode(outcome.record, stage.pipeline.microbatches)
@@ -57,7 +58,9 @@ class TakeOver:
         new = [layer for layer, rank in enumerate(stage.owners) if rank == stage.rank and not stage.owns(layer)]
         for layer in new:
             if layer not in cursors:
-                raise XferError(f"rank {outcome.source} left without a record of layer {layer}; start from a checkpoint")
+                raise XferError(
+                    f"rank {outcome.source} left without a record of layer {layer}; start from a checkpoint"
+                )
             shard = self._shard(layer)
             cursor = cursors[layer]
             shard.load(self._state(layer), cursor.optimizer)
@@ -89,7 +92,9 @@ class TakeOver:
         for microbatch in sorted(shard.forwarded - shard.backwarded):
             entry = self._bytes(forward_name(step, microbatch, layer, "entry"))
             if entry is None:
-                raise XferError(f"the random state of layer {layer}, microbatch {microbatch} is missing from what was committed")
+                raise XferError(
+                    f"the random state of layer {layer}, microbatch {microbatch} is missing from what was committed"
+                )
             letters = cursor.saved.get(microbatch, "")
             parts = ["meta"] * bool(letters) + [saved_part(n) for n, letter in enumerate(letters) if letter == SENT]
             tensors = {part: self._bytes(forward_name(step, microbatch, layer, part)) for part in parts}
