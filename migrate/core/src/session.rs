@@ -249,6 +249,8 @@ pub enum Event {
         /// The item.
         item: ItemId,
     },
+    /// At a target: the source has said what "all" is, so the migration can be committed without it.
+    Cut,
     /// At a target: nothing more can land.
     Sealed {
         /// How many of its items landed.

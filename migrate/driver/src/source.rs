@@ -314,7 +314,7 @@ impl SourceRun {
             }
             Event::Expired => tracing::warn!(migration = %self.migration, "the deadline passed before a decision"),
             Event::Damaged { item } => tracing::warn!(item = self.name(item), "arrived damaged; sent again"),
-            Event::Sealed { .. } => {}
+            Event::Cut | Event::Sealed { .. } => {}
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use xfer_migrate_core::session::{Event, Input, Output, TargetConfig, TargetSession, TargetState};
+use xfer_migrate_core::session::{Event, Input, Output, TargetConfig, TargetSession};
 use xfer_migrate_core::{GenerationRecord, ItemId, MigrationId, Seal};
 use xfer_transport::{Endpoint, Grant, Region};
 use xfer_transport_core::{PeerId, Time};
@@ -115,9 +115,6 @@ impl TargetRun {
         while let Some(event) = self.session.poll_event() {
             self.note(now, event);
         }
-        if self.session.state() == TargetState::Cut {
-            self.timeline.end("cut", now);
-        }
         let mut view = lock(&self.incoming.view);
         let me = context.endpoint.id().rank;
         let mine = self.session.manifest().items().iter().filter(|item| item.target == me);
@@ -221,6 +218,7 @@ impl TargetRun {
                     view.landed.insert(about.name.to_string(), region.clone());
                 }
             }
+            Event::Cut => self.timeline.end("cut", now),
             Event::Sealed { landed, missing } => {
                 self.timeline.end("seal", now);
                 tracing::debug!(migration = %self.migration, landed, missing, "sealed");

@@ -293,6 +293,7 @@ impl TargetSession {
         }
         self.state.on_cut()?;
         self.cut = Some(cut);
+        self.events.push_back(Event::Cut);
         Ok(())
     }
 

@@ -33,7 +33,7 @@ fn users_are_told_what_happens_in_its_order() {
     assert!(matches!(events.last(), Some(Event::Committed { .. })));
 
     let events = world.events(RIGHT.rank);
-    assert!(matches!(events[0], Event::Granted));
+    assert_eq!(events[..2], [Event::Cut, Event::Granted], "the cut follows the offer, which memory is still made for");
     assert_eq!(events[events.len() - 2], Event::Sealed { landed: 5, missing: 0 });
 }
 
