@@ -110,7 +110,12 @@ fn a_withdrawn_notice_leaves_everything_as_it_was() {
     let [first, leaving, last] = engines();
     leaving.endpoint().set_egress_limit(Some(1_000_000));
     let outgoing = leaving.hand_over(hand_over(MINUTE)).unwrap();
-    outgoing.offer(vec![state("a", 0, 30_000_000), state("b", 2, 30_000_000)]).unwrap();
+    outgoing.offer(vec![state("a", 0, 30_000_000)]).unwrap();
+    for target in [&first, &last] {
+        target.bell().wait_for(Some(WAIT), || target.incoming()).expect("an offer came");
+    }
+    // Further offers are on their way when the migration ends; they must not begin another one.
+    outgoing.offer(vec![state("b", 2, 30_000_000)]).unwrap();
     outgoing.withdraw().unwrap();
 
     let outcome = outgoing.wait(Some(WAIT)).unwrap().unwrap();

@@ -302,7 +302,9 @@ impl Driver {
             }
             return;
         }
-        if matches!(message.body, Body::Offer(_)) && !self.targets.contains_key(&migration) {
+        // A later offer of a migration that isn't there is of one that has ended, and must not begin it again.
+        let is_first = matches!(&message.body, Body::Offer(offer) if offer.sequence == 0);
+        if is_first && !self.targets.contains_key(&migration) {
             self.begin_target(now, migration, from);
         }
         self.with_target(migration, |target| target.input(now, Input::Message { from, message }));
