@@ -172,8 +172,11 @@ impl Busy {
         }
     }
 
-    pub(crate) fn seconds(&self, class: &str) -> f64 {
-        self.total.get(class).map_or(0.0, Duration::as_secs_f64)
+    /// How long so far, what is under way at `now` included.
+    pub(crate) fn seconds(&self, class: &str, now: Time) -> f64 {
+        let over = self.total.get(class).copied().unwrap_or_default();
+        let open = self.under_way.get(class).filter(|(count, _)| *count > 0).map(|(_, since)| now.since(*since));
+        (over + open.unwrap_or_default()).as_secs_f64()
     }
 }
 
@@ -204,7 +207,9 @@ mod tests {
         busy.end(ItemClass::Saved, at(3));
         busy.start(ItemClass::Saved, at(10));
         busy.end(ItemClass::Saved, at(11));
-        assert_eq!(busy.seconds("saved"), 4.0);
-        assert_eq!(busy.seconds("gradient"), 0.0);
+        assert_eq!(busy.seconds("saved", at(11)), 4.0);
+        assert_eq!(busy.seconds("gradient", at(11)), 0.0);
+        busy.start(ItemClass::Saved, at(20));
+        assert_eq!(busy.seconds("saved", at(22)), 6.0, "what is still under way counts");
     }
 }

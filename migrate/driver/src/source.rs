@@ -292,7 +292,7 @@ impl SourceRun {
                 let moved = self.moved.entry(item.class.name()).or_default();
                 moved.items += 1;
                 moved.bytes += item.bytes;
-                moved.busy_s = self.busy.seconds(item.class.name());
+                moved.busy_s = self.busy.seconds(item.class.name(), now);
                 lock(&self.outgoing.view).report.order.push(item.name.to_string());
             }
             Event::Committed { record } | Event::Restored { record } | Event::Withdrawn { record } => {
