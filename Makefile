@@ -72,6 +72,10 @@ bench: wheel ## measures what this machine does: the transport, a hand-over, a r
 	@$(cargo) bench --locked --quiet --package xfer-transport --bench tcp
 	$(call say,a hand-over)
 	@XFER_LOG=error $(cargo) bench --locked --quiet --bench handoff
+	$(call say,plans)
+	@$(cargo) bench --locked --quiet --package xfer-plan --bench plan
+	$(call say,a hand-over on both sides of send-or-compute)
+	@$(VENV_PYTHON) ffi/python/benches/frontier_bench.py
 	$(call say,a backward from replayed state)
 	@$(VENV_PYTHON) ffi/python/benches/replay_bench.py
 

@@ -31,6 +31,11 @@ impl Failure {
         Self { code: 1, what: what.to_string(), cause: None, remedies: Vec::new() }
     }
 
+    /// The command makes no sense as it was written.
+    pub(crate) fn usage(what: impl ToString) -> Self {
+        Self { code: 2, ..Self::failed(what) }
+    }
+
     /// The machine, the network or the configuration doesn't allow it.
     pub(crate) fn environment(what: impl ToString) -> Self {
         Self { code: 3, ..Self::failed(what) }

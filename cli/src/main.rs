@@ -5,6 +5,7 @@ mod drain;
 mod failure;
 mod info;
 mod output;
+mod plan;
 mod status;
 mod store;
 
@@ -34,6 +35,8 @@ enum Command {
     Store(store::Options),
     /// Tells the process of a rank to leave its machine, or that it may stay after all.
     Drain(drain::Options),
+    /// Shows what would be saved of nodes that leave, in which order, and what it would cost.
+    Plan(Box<plan::Options>),
     /// Shows the version, what can move bytes here, and with --config every setting and where it comes from.
     Info(info::Options),
     /// Shows who owns what, who takes part, and who is told to leave, as the store of the job has it.
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
     let (name, outcome) = match &program.command {
         Command::Store(options) => ("store", store::run(options)),
         Command::Drain(options) => ("drain", drain::run(options)),
+        Command::Plan(options) => ("plan", plan::run(options)),
         Command::Info(options) => ("info", info::run(options)),
         Command::Status(options) => ("status", status::run(options)),
     };

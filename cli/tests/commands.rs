@@ -280,3 +280,70 @@ fn a_reader_that_goes_away_is_no_failure() {
     drop(child.stdout.take());
     Ended::of(child.wait_with_output().unwrap()).expect(0);
 }
+
+#[test]
+fn a_plan_says_what_makes_it_and_how_good_that_is() {
+    let arguments =
+        ["plan", "--model", "gpt3-6.7b", "--nodes", "3", "--leaves", "1", "--notice", "30s", "--link", "10Gbps"];
+    let text = run(&arguments).expect(0).out;
+    assert!(text.contains("overlap: state leaves") && text.contains("no plan loses less than"), "{text}");
+    assert!(text.contains("nine times in ten all of it would make it with"), "{text}");
+    let json: Value = serde_json::from_str(&run(&[&arguments[..], &["--json"]].concat()).expect(0).out).unwrap();
+    for field in ["plan_ms", "gap", "bound_s", "loss_s", "p_rollback", "resume_s"] {
+        assert!(json[field].is_number(), "{field}: {}", json[field]);
+    }
+    assert_eq!((&json["mode"], json["order"].is_array()), (&json!("overlap"), true));
+    assert!(json["gap"].as_f64().unwrap() <= 0.01);
+}
+
+#[test]
+fn a_plan_in_vain_says_so_and_a_senseless_one_is_refused() {
+    let plan = |more: &[&str]| run(&[&["plan", "--model", "llama3-8b"], more].concat());
+    for hopeless in [["--link", "0Gbps"], ["--notice", "0s"]] {
+        let text = plan(&hopeless).expect(0).out;
+        assert!(text.contains("nothing can be saved"), "{text}");
+    }
+    for (senseless, says) in [
+        (["--link", "-1Gbps"], "a rate is written with its unit"),
+        (["--notice", "-5s"], "a duration is written with its unit"),
+        (["--spread", "9"], "--spread is 9; it must be from 0 to 3"),
+        (["--gpu", "abacus"], "no device is called `abacus`"),
+    ] {
+        // With the sign, clap would take the value for an option.
+        let arguments = [format!("{}={}", senseless[0], senseless[1])];
+        let error = plan(&arguments.each_ref().map(String::as_str)).expect(2).err;
+        assert!(error.contains(says), "{error}");
+    }
+    assert!(plan(&["--nodes", "99"]).expect(1).err.contains("the number of nodes is 99; it must be from 1 to 32"));
+    assert!(run(&["plan"]).expect(2).err.contains("say --model NAME or --manifest FILE"));
+    assert!(run(&["plan", "--model", "gpt4"]).expect(2).err.contains("no model is called `gpt4`"));
+    assert!(run(&["plan", "--model", "custom", "--layers", "4"]).expect(2).err.contains("needs --layers and --hidden"));
+    run(&["plan", "--model", "custom", "--layers", "4", "--hidden", "256", "--gated"]).expect(0);
+}
+
+#[test]
+fn a_manifest_is_planned_and_drawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, page) = (folder.path().join("manifest.json"), folder.path().join("plan.html"));
+    let item = r#"{"name": "w", "kind": "parameter", "bytes": 4096, "target": 0}"#;
+    std::fs::write(&file, format!(r#"{{"xfer_manifest": 1, "leaving": [1], "items": [{item}]}}"#)).unwrap();
+    let (file, page) = (file.to_str().unwrap(), page.to_str().unwrap());
+    let text = run(&["plan", "--manifest", file, "--html", page]).expect(0).out;
+    assert!(text.contains("parameter  1"), "{text}");
+    assert!(std::fs::read_to_string(page).unwrap().contains("<svg"));
+    std::fs::write(file, "{}").unwrap();
+    assert!(run(&["plan", "--manifest", file]).expect(1).err.contains("not a manifest: missing field `xfer_manifest`"));
+    assert!(run(&["plan", "--manifest", "/nowhere"]).expect(1).err.contains("can't read /nowhere"));
+}
+
+#[test]
+fn a_sweep_finds_no_baseline_that_does_better() {
+    let text = run(&["plan", "sweep", "--reduced"]).expect(0).out;
+    assert!(text.contains("params + moments") && text.contains("72 cells"), "{text}");
+    let replayed = run(&["plan", "sweep", "--synthetic", "1", "--model", "gpt3-1.3b", "--json"]).expect(0).out;
+    let json: Value = serde_json::from_str(&replayed).unwrap();
+    assert!(json["departures"].as_u64().unwrap() > 0);
+    assert!(
+        json["plan"]["loss_s"].as_f64().unwrap() <= json["baselines"]["params + moments"]["loss_s"].as_f64().unwrap()
+    );
+}

@@ -35,6 +35,12 @@ class Figures:
     path: dict[str, int] = field(default_factory=dict)
     phases_s: dict[str, float] = field(default_factory=dict)
     transfer_phases_s: dict[str, float] = field(default_factory=dict)
+    predicted_s: float | None = None
+    """From the notice to when everything was to be at its new owner, sent or computed, as node 1 planned it."""
+    resumed_s: float | None = None
+    """From the notice to when the last new owner went on."""
+    manifest: str | None = None
+    """What `xfer plan --manifest` reads."""
     generation: int | None = None
     outcome: str | None = None
     owners: list[int] = field(default_factory=list)
@@ -46,6 +52,7 @@ class Figures:
     went_back: tuple[int, int] | None = None
     losses: dict[int, float] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
+    _adopt_s: float = 0.0
 
     @staticmethod
     def of(events: list[Event], step: int) -> Figures:
@@ -54,6 +61,10 @@ class Figures:
         for event in events:
             figures._add(event)
         figures.phases_s = dict(_phases(events, step))
+        noticed = [e["t"] for e in events if e["what"] == "noticed" and e["rank"] == LEAVING]
+        followed = [e["t"] for e in events if e["what"] == "followed" and "report" in e and e["rank"] != LEAVING]
+        if noticed and followed and figures.outcome == "handoff":
+            figures.resumed_s = followed[-1] - noticed[0]
         return figures
 
     def _add(self, event: Event) -> None:
@@ -61,9 +72,15 @@ class Figures:
             case "decided":
                 self._add_outcome(event)
                 report = event["report"]
+                if report["predicted_s"] is not None:
+                    self.predicted_s = report["predicted_s"] + self._adopt_s
                 self.order, self.path, self.transfer_phases_s = report["order"], report["path"], report["phases_s"]
                 for kind, moved in report["moved"].items():
                     self._class(kind)["seconds"] = moved["seconds"]
+            case "cut":
+                self._adopt_s = event["adopt_s"]
+            case "offered all":
+                self.manifest = event["manifest"]
             case "followed" if "report" in event:
                 self._add_outcome(event)
                 self.owners = event["owners"]

@@ -42,6 +42,7 @@ class Plan:
     activations: Activations
     checkpoint_every: int
     watch_transfer: bool
+    wants_manifest: bool
     folder: Path
 
 
@@ -153,6 +154,8 @@ class SpotStage(Stage):
             losses = [self.losses[facts["step"], m] for m in range(self.pipeline.microbatches)]
             facts = {**facts, "loss": sum(loss / len(losses) for loss in losses)}
         self._node.tell(what, facts)
+        if what == "cut" and self._node.plan.wants_manifest and (outgoing := self.engine.outgoing()) is not None:
+            self._node.tell("offered all", {"manifest": outgoing.manifest()})
 
     def at_safe_point(self) -> None:
         if self._marked and self._is_at_the_mark():

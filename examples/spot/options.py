@@ -30,6 +30,9 @@ def parse(arguments: list[str], about: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="spot_handoff.py", description=summary, epilog=rest, formatter_class=raw)
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes all figures there")
 
+    what = "writes what node 1 offers there, for `xfer plan --manifest FILE`"
+    parser.add_argument("--manifest", type=Path, metavar="FILE", help=what)
+
     job = parser.add_argument_group("the job")
     for name, default, metavar, what in (
         ("--steps", 6, "N", "optimizer steps in all"),

@@ -46,6 +46,8 @@ def run(options: argparse.Namespace) -> int:
     failed = [rank for rank, code in exit_codes.items() if code not in (OK, PARTIAL) and rank not in launcher.killed]
     verdict, exit_code = judge(figures, equal, failed)
     terminal.finish(figures, equal, compared, verdict, exit_code)
+    if options.manifest is not None and figures.manifest is not None:
+        options.manifest.write_text(figures.manifest + "\n")
     if options.json is not None:
         found = as_json(options, figures, equal, compared)
         text = json.dumps({**found, "verdict": verdict, "exit_code": exit_code}, indent=2)
@@ -77,6 +79,7 @@ def plan_of(options: argparse.Namespace, folder: Path) -> Plan:
         activations=options.activations,
         checkpoint_every=options.checkpoint_every,
         watch_transfer=watched,
+        wants_manifest=options.manifest is not None,
         folder=folder,
     )
 
@@ -130,6 +133,8 @@ def as_json(options: argparse.Namespace, figures: Figures, equal: bool | None, c
         "missing": figures.missing,
         "went_back": figures.went_back,
         "lost": figures.lost,
+        "predicted_s": figures.predicted_s,
+        "resumed_s": figures.resumed_s,
         "phases_s": figures.phases_s,
         "transfer_phases_s": figures.transfer_phases_s,
         "losses": figures.losses,

@@ -108,6 +108,9 @@ class Terminal:
             self._headline("phases")
             for phase, seconds in figures.phases_s.items():
                 self._line(f"    {phase:<28} {_span(seconds):>10}")
+            if figures.predicted_s is not None and figures.resumed_s is not None:
+                both = f"{_span(figures.predicted_s)}; it was {_span(figures.resumed_s)}"
+                self._line(f"    {self._dim(f'planned to resume after {both}')}")
         if self._snippet is not None:
             self._headline("the same for a single y that was received (one Linear, SGD with momentum)")
             says = self._good("torch.equal") if self._snippet["equal"] else self._bad("different")

@@ -89,6 +89,16 @@ pub fn store(bytes: &[u8]) -> bool {
         | matches!(wire::read_hello(bytes), Some(Ok(())))
 }
 
+/// The manifest file of `xfer plan`. What is accepted can be planned, in finite numbers.
+pub fn manifest(bytes: &[u8]) -> bool {
+    let Ok(departure) = xfer_plan::manifest::read(bytes) else { return false };
+    if let Ok(planned) = xfer_plan::plan(&departure) {
+        assert!(planned.expected().loss_s.is_finite() && planned.bound_s <= planned.expected().loss_s + 1e-6);
+        assert_eq!(planned.rows.len(), departure.assets.len(), "everything has a fate");
+    }
+    true
+}
+
 fn talk_to_service(bytes: &[u8]) {
     let mut service = Service::new(1, ServiceLimits::default());
     let id = service.open(Time::ZERO).expect("a new service has room for one client");

@@ -9,7 +9,7 @@ pub mod sessions;
 pub type Run = fn(&[u8]) -> bool;
 
 /// All of them, by the name of the target and of its corpus folder.
-pub const ALL: [(&str, Run); 9] = [
+pub const ALL: [(&str, Run); 10] = [
     ("frame", decoders::frame),
     ("link_message", decoders::link_message),
     ("ticket", decoders::ticket),
@@ -17,6 +17,7 @@ pub const ALL: [(&str, Run); 9] = [
     ("generation", decoders::generation),
     ("seal", decoders::seal),
     ("store", decoders::store),
+    ("manifest", decoders::manifest),
     ("source_session", sessions::source),
     ("target_session", sessions::target),
 ];

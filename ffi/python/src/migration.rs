@@ -127,6 +127,11 @@ impl Outgoing {
         }
     }
 
+    /// All that is offered so far, as `xfer plan --manifest` reads it.
+    fn manifest(&self, py: Python<'_>) -> PyResult<String> {
+        py.detach(|| self.outgoing.manifest_json()).map_err(error::failed)
+    }
+
     /// Figures of the migration as plain values.
     fn report<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         json(py, &self.outgoing.report().to_json())

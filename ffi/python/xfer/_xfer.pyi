@@ -95,8 +95,10 @@ class Outgoing:
     def withdraw(self) -> Outcome:
         """The notice was withdrawn. Ends "withdrawn" if that is decided before a commit; else the commit stands."""
     def wait(self, timeout: float | None = None, interruptible: bool = False) -> Outcome: ...
+    def manifest(self) -> str:
+        """All that is offered so far, as JSON that `xfer plan --manifest` reads."""
     def report(self) -> dict[str, Any]:
-        """Figures of the migration as plain values: plan, order, moved_bytes and seconds by class, phases_s, path, generation."""
+        """Figures of the migration as plain values: plan, predicted_s, order, moved_bytes and seconds by class, phases_s, path, generation."""
 
 @final
 class Incoming:

@@ -8,7 +8,7 @@
 //! | part | what it decides |
 //! |---|---|
 //! | [`Item`], [`Manifest`] | what there is, and what can be had again without its bytes ([`coverage()`]) |
-//! | [`Budget`], [`Plan`] | what to send, in which order, and what will become of the rest |
+//! | [`Budget`], [`Plan`], [`plan`] | what to send, in which order, and what will become of the rest |
 //! | [`session`] | offer, grants, landing, seals, commit: both sides, in every fault |
 //! | [`Message`], [`Seal`], [`GenerationRecord`] | what travels and what is kept, as bounded bytes |
 //! | [`store`] | who wins a compare-and-swap |
@@ -23,7 +23,7 @@ mod item;
 pub mod limits;
 mod manifest;
 mod message;
-mod plan;
+pub mod plan;
 pub mod seal;
 pub mod session;
 pub mod store;

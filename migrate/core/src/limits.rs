@@ -19,6 +19,13 @@ pub const RECORD_LEN_BYTES_MAX: usize = MESSAGE_LEN_BYTES_MAX - 4096;
 /// generation take half a megabyte of the store.
 pub const ITEMS_MAX: usize = 65_536;
 
+/// Most parcels that are put in order at once: several times what a migration takes, for plans about whole jobs.
+pub const PARCELS_MAX: usize = 1 << 18;
+
+/// Most parcels that may hang together by what they need. Each cut through them takes time that grows faster than they do;
+/// what is sent as one belongs into one parcel.
+pub const ENTANGLED_MAX: usize = 4096;
+
 /// Most items that one item is computed from. A layer's saved tensor needs its parameters and its input.
 pub const INPUTS_PER_ITEM_MAX: usize = 1024;
 

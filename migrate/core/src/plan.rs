@@ -1,19 +1,24 @@
 //! What to send before the deadline, in which order, and what will become of the rest.
 
+mod blocks;
+mod flow;
 #[cfg(test)]
 mod oracle;
+mod planner;
+mod ship;
 mod table;
 
-use std::cmp::Ordering;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::budget::{Budget, time_for};
-use crate::cost::RecomputeCost;
-use crate::item::{GroupId, Item, ItemClass, ItemId};
+use crate::item::{Item, ItemClass, ItemId};
 use crate::manifest::Manifest;
+
+pub use blocks::{Block, BlocksError, Parcel, best_saved_ns, blocks};
+pub use planner::{Planner, Standing};
+pub use ship::{Choice, Computing, Link, Piece, choose};
 
 /// Which of the items that can be computed again are sent all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -21,6 +26,9 @@ pub enum PlanPolicy {
     /// Those with which everything is there soonest, when the link and the targets' compute work side by side.
     #[default]
     Threshold,
+    /// Those that the link carries in less time than their targets need to compute them, when they compute only once
+    /// ownership has passed.
+    SendThenCompute,
     /// All of them, as far as the deadline allows: nothing is computed again that could have been sent.
     ShipAll,
 }
@@ -63,6 +71,12 @@ pub struct Plan {
     pub recompute: Vec<ItemId>,
     /// What will become of what.
     pub verdict: Verdict,
+    /// When everything is there, sent or computed, at the middle rate and counted from the moment of planning.
+    pub ready: Duration,
+    /// What of that comes behind the last irreplaceable byte.
+    pub end: Duration,
+    /// No choice of what to send comes below that, even if groups could be sent in part.
+    pub bound: Duration,
     /// The plan for people: what is sent in its order, then what isn't.
     pub rows: Vec<PlanRow>,
 }
@@ -96,114 +110,30 @@ pub struct Arrival {
 impl Plan {
     /// Plans all of `manifest`.
     pub fn new(manifest: &Manifest, budget: &Budget, policy: PlanPolicy) -> Self {
-        Self::of_open(manifest, budget, policy, 0, |_| true)
+        Planner::new(manifest).plan(manifest, budget, policy, 0, |_| Standing::Open)
     }
 
-    /// Plans those items of `manifest` that are `open`, behind `bytes_ahead` that are on their way and keep their
-    /// order.
-    pub fn of_open(
-        manifest: &Manifest,
-        budget: &Budget,
-        policy: PlanPolicy,
-        bytes_ahead: u64,
-        open: impl Fn(&Item) -> bool,
-    ) -> Self {
-        let open: Vec<&Item> = manifest.items().iter().filter(|item| open(item)).collect();
-        let mut irreplaceable: Vec<&Item> = open.iter().copied().filter(|item| item.cost.is_irreplaceable()).collect();
-        irreplaceable.sort_by_key(|item| (item.bytes, item.id));
-        let groups = groups(&open);
-
-        let needed = irreplaceable.iter().fold(bytes_ahead, |sum, item| sum.saturating_add(item.bytes));
-        let choice = match policy {
-            PlanPolicy::Threshold => threshold(&groups, budget, needed),
-            PlanPolicy::ShipAll => vec![true; groups.len()],
-        };
-        let chosen = groups.iter().zip(&choice).filter(|(_, ship)| **ship).flat_map(|(group, _)| &group.items);
-        let sent: Vec<&Item> = irreplaceable.iter().chain(chosen).copied().collect();
-
-        let order: Vec<ItemId> = sent.iter().map(|item| item.id).collect();
-        let recompute = without(&open, &order);
-        let verdict = verdict(&sent, &recompute, budget, bytes_ahead);
-        let rows = rows(&sent, &recompute, budget, bytes_ahead);
-        Self { order, recompute: recompute.iter().map(|item| item.id).collect(), verdict, rows }
+    /// How much later than its bound the plan ends, as a part of its end: 0 is proven to be best.
+    pub fn gap(&self) -> f64 {
+        let end = self.end.as_secs_f64();
+        if end > 0.0 { (end - self.bound.as_secs_f64()) / end } else { 0.0 }
     }
-}
 
-/// Items that are worth something only together.
-struct Group<'a> {
-    items: Vec<&'a Item>,
-    bytes: u64,
-    /// The nanoseconds that it takes to compute all of them again.
-    saves_ns: u64,
-}
-
-impl Group<'_> {
-    /// Most seconds saved per byte first; among equals the shorter one, which is worth something sooner.
-    fn before(&self, other: &Self) -> Ordering {
-        let ours = u128::from(self.saves_ns) * u128::from(other.bytes);
-        let theirs = u128::from(other.saves_ns) * u128::from(self.bytes);
-        theirs.cmp(&ours).then(self.bytes.cmp(&other.bytes))
-    }
-}
-
-/// The groups of what can be computed again, in the order in which they would leave.
-fn groups<'a>(open: &[&'a Item]) -> Vec<Group<'a>> {
-    let mut groups: Vec<Group<'a>> = Vec::new();
-    let mut places: BTreeMap<GroupId, usize> = BTreeMap::new();
-    for item in open {
-        let RecomputeCost::Compute { time, .. } = &item.cost else { continue };
-        let new = groups.len();
-        let place = match item.group {
-            GroupId::ALONE => new,
-            group => *places.entry(group).or_insert(new),
-        };
-        if place == new {
-            groups.push(Group { items: Vec::new(), bytes: 0, saves_ns: 0 });
+    /// The plan that sends `sent` and leaves out `kept`.
+    fn of(sent: &[&Item], kept: &[&Item], budget: &Budget, bytes_ahead: u64, choice: &Choice) -> Self {
+        let irreplaceable = sent.iter().filter(|item| item.cost.is_irreplaceable());
+        let needed_bytes = irreplaceable.fold(bytes_ahead, |sum, item| sum.saturating_add(item.bytes));
+        let ids = |items: &[&Item]| items.iter().map(|item| item.id).collect();
+        Self {
+            order: ids(sent),
+            recompute: ids(kept),
+            verdict: verdict(sent, kept, budget, bytes_ahead),
+            ready: time_for(needed_bytes, budget.rate_middle()).saturating_add(Duration::from_nanos(choice.end_ns)),
+            end: Duration::from_nanos(choice.end_ns),
+            bound: Duration::from_nanos(choice.bound_ns),
+            rows: rows(sent, kept, budget, bytes_ahead),
         }
-        let group = &mut groups[place];
-        group.items.push(item);
-        group.bytes = group.bytes.saturating_add(item.bytes);
-        group.saves_ns = group.saves_ns.saturating_add(nanos(*time));
     }
-    // A stable sort: what is alike in all of this keeps its dependency order.
-    groups.sort_by(Group::before);
-    groups
-}
-
-/// Which groups to send so that everything is there soonest.
-///
-/// Once the irreplaceable is there, the link sends some groups while the targets compute the others: two unrelated
-/// machines. Its relaxation is solved by a threshold on seconds saved per byte, where both machines end together. So
-/// groups are taken from the top as long as each brings that end nearer; whole groups instead of fractions cost at
-/// most one group's time on its faster machine. What would be late at the low rate isn't counted on.
-fn threshold(groups: &[Group<'_>], budget: &Budget, needed_bytes: u64) -> Vec<bool> {
-    let rate = budget.rate_middle();
-    let mut room_bytes = budget.bytes_low().saturating_sub(needed_bytes);
-    let mut send_bytes: u64 = 0;
-    let mut compute_ns = groups.iter().fold(0_u64, |sum, group| sum.saturating_add(group.saves_ns));
-    let mut end_ns = compute_ns;
-    let take = |group: &Group<'_>| {
-        if group.bytes > room_bytes {
-            return false;
-        }
-        let send_with = send_bytes + group.bytes;
-        let compute_without = compute_ns.saturating_sub(group.saves_ns);
-        let end_with = nanos(time_for(send_with, rate)).max(compute_without);
-        if end_with >= end_ns {
-            return false;
-        }
-        (send_bytes, compute_ns, end_ns) = (send_with, compute_without, end_with);
-        room_bytes -= group.bytes;
-        true
-    };
-    groups.iter().map(take).collect()
-}
-
-/// Those of `open` that aren't in `order`.
-fn without<'a>(open: &[&'a Item], order: &[ItemId]) -> Vec<&'a Item> {
-    let mut sent = order.to_vec();
-    sent.sort_unstable();
-    open.iter().copied().filter(|item| sent.binary_search(&item.id).is_err()).collect()
 }
 
 fn verdict(sent: &[&Item], recompute: &[&Item], budget: &Budget, bytes_ahead: u64) -> Verdict {

@@ -50,6 +50,9 @@ pub(crate) enum Job {
         record: Bytes,
         answer: SyncSender<Result<(), OfferError>>,
     },
+    Manifest {
+        answer: SyncSender<Result<String, OfferError>>,
+    },
     Withdraw {
         answer: SyncSender<Result<(), OfferError>>,
     },
@@ -258,6 +261,11 @@ impl Driver {
             }
             Job::Cut { record, answer } => {
                 let _ = answer.send(self.with_source(|source| source.cut(now, record)));
+            }
+            Job::Manifest { answer } => {
+                let context = &self.context;
+                let text = self.source.as_ref().map(|source| source.manifest(context, now));
+                let _ = answer.send(text.ok_or(OfferError::Closed));
             }
             Job::Withdraw { answer } => {
                 self.leaving = None;

@@ -234,6 +234,11 @@ impl Outgoing {
         self.ask(|answer| Job::Withdraw { answer })
     }
 
+    /// All that is offered so far, as a file that `xfer plan --manifest` reads: JSON, with what the link is known to carry.
+    pub fn manifest_json(&self) -> Result<String, OfferError> {
+        self.ask(|answer| Job::Manifest { answer })
+    }
+
     /// How it ended, if it has.
     pub fn outcome(&self) -> Option<Result<Outcome, MigrationError>> {
         lock(&self.view).outcome.clone()
@@ -249,7 +254,7 @@ impl Outgoing {
         lock(&self.view).report.clone()
     }
 
-    fn ask(&self, job: impl FnOnce(mpsc::SyncSender<Result<(), OfferError>>) -> Job) -> Result<(), OfferError> {
+    fn ask<T>(&self, job: impl FnOnce(mpsc::SyncSender<Result<T, OfferError>>) -> Job) -> Result<T, OfferError> {
         let (answer, answered) = mpsc::sync_channel(1);
         self.jobs.send(job(answer)).map_err(|_| OfferError::Closed)?;
         answered.recv_timeout(ANSWER).map_err(|_| OfferError::Closed)?

@@ -38,6 +38,9 @@ pub struct Report {
     pub skipped: Vec<String>,
     /// What the planner said last, in words.
     pub plan: String,
+    /// When everything was to be at its new owner, sent or computed, in seconds from the beginning: at a source, as it was
+    /// predicted when nothing more was offered.
+    pub predicted_s: Option<f64>,
     /// Bytes by the backend that carried them.
     pub path: BTreeMap<String, u64>,
     /// Chunks that had to be sent twice.
@@ -80,6 +83,7 @@ impl Report {
             "order": self.order,
             "skipped": self.skipped,
             "plan": self.plan,
+            "predicted_s": self.predicted_s,
             "path": self.path,
             "retried_chunks": self.retried_chunks,
             "phases_s": phases,
@@ -124,6 +128,10 @@ pub(crate) struct Timeline {
 impl Timeline {
     pub(crate) fn new(start: Time) -> Self {
         Self { start, ends: BTreeMap::new() }
+    }
+
+    pub(crate) fn start(&self) -> Time {
+        self.start
     }
 
     /// The phase ended at `now`, if it has not before.

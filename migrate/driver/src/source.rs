@@ -35,6 +35,8 @@ pub(crate) struct SourceRun {
     items: HashMap<ItemId, (Item, Region)>,
     writes: HashMap<ItemId, TransferHandle>,
     told: Option<RateInterval>,
+    /// When the latest plan was made, and how long after that everything was to be there.
+    planned: Option<(Time, Duration)>,
     /// How many items the plan in the report is about.
     planned_items: usize,
     moved: BTreeMap<&'static str, Moved>,
@@ -61,9 +63,10 @@ impl SourceRun {
             targets: hand_over.targets,
             owners_after: hand_over.owners_after,
             deadline,
-            rate: measured(context, &targets).unwrap_or(RATE_UNKNOWN),
+            rate: measured(context, &targets).unwrap_or_else(|| at_most(context, RATE_UNKNOWN)),
             reserve: RESERVE,
-            policy: PlanPolicy::default(),
+            // A target computes once the layers are its own: before the commit it has nothing to compute with.
+            policy: PlanPolicy::SendThenCompute,
         };
         let session = SourceSession::new(now, config)?;
         let view = Arc::new(Mutex::new(View::default()));
@@ -79,6 +82,7 @@ impl SourceRun {
             items: HashMap::new(),
             writes: HashMap::new(),
             told: None,
+            planned: None,
             planned_items: 0,
             moved: BTreeMap::new(),
             busy: Busy::default(),
@@ -113,7 +117,22 @@ impl SourceRun {
     pub(crate) fn cut(&mut self, now: Time, record: Bytes) -> Result<(), OfferError> {
         self.session.handle(now, Input::Cut { record }).map_err(OfferError::Refused)?;
         self.timeline.end("cut", now);
+        lock(&self.outgoing.view).report.predicted_s =
+            self.planned.map(|(at, ready)| at.after(ready).since(self.timeline.start()).as_secs_f64());
         Ok(())
+    }
+
+    /// All that is offered, as a file that `xfer plan --manifest` reads.
+    pub(crate) fn manifest(&self, context: &Context, now: Time) -> String {
+        let rate = measured(context, &self.targets).unwrap_or_else(|| at_most(context, RATE_UNKNOWN));
+        let names: BTreeMap<u32, &str> = self.groups.iter().map(|(name, group)| (group.0, name.as_str())).collect();
+        xfer_plan::manifest::write(
+            self.session.manifest(),
+            self.migration.source.rank,
+            self.deadline.left(now).as_secs_f64(),
+            (rate.low as f64, rate.high as f64),
+            |group| names.get(&group.0).map_or_else(|| format!("group {}", group.0), |name| (*name).to_owned()),
+        )
     }
 
     pub(crate) fn withdraw(&mut self, now: Time) -> Result<(), OfferError> {
@@ -279,6 +298,7 @@ impl SourceRun {
                 tracing::debug!(migration = %self.migration, ?verdict, "planned");
                 let mut view = lock(&self.outgoing.view);
                 let plan = self.session.plan();
+                self.planned = Some((now, plan.ready));
                 // Later plans are about what is left; people want to see the one about everything.
                 if plan.rows.len() >= self.planned_items {
                     self.planned_items = plan.rows.len();
@@ -338,8 +358,15 @@ impl SourceRun {
 /// What the links to all targets carry together, as far as it is measured.
 fn measured(context: &Context, targets: &[u32]) -> Option<RateInterval> {
     let rates = targets.iter().filter_map(|rank| context.endpoint.rate(context.endpoint.peer(*rank)?));
-    rates.reduce(|sum, rate| RateInterval {
+    let sum = rates.reduce(|sum, rate| RateInterval {
         low: sum.low.saturating_add(rate.low),
         high: sum.high.saturating_add(rate.high),
-    })
+    });
+    sum.map(|rate| at_most(context, rate))
+}
+
+/// A rate within what this process may send: links that were busy one after the other share one limit.
+fn at_most(context: &Context, rate: RateInterval) -> RateInterval {
+    let limit = context.endpoint.egress_limit().unwrap_or(u64::MAX);
+    RateInterval { low: rate.low.min(limit), high: rate.high.min(limit) }
 }

@@ -23,6 +23,11 @@ struct Limit {
 }
 
 impl TokenBucket {
+    /// The limit in bytes per second; none if there is no limit.
+    pub fn limit(&self) -> Option<u64> {
+        self.limit.as_ref().map(|limit| limit.bytes_per_s)
+    }
+
     /// A bucket for `bytes_per_s`; `None` lets everything pass.
     pub fn new(bytes_per_s: Option<u64>, now: Time) -> Self {
         let mut bucket = Self::default();

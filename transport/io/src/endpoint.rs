@@ -182,6 +182,11 @@ impl Endpoint {
         }
     }
 
+    /// The limit set so.
+    pub fn egress_limit(&self) -> Option<u64> {
+        self.0.shared.bucket().limit()
+    }
+
     /// What has been done since the start.
     pub fn stats(&self) -> Stats {
         self.0.shared.counters.snapshot()

@@ -118,7 +118,7 @@ class HandOver:
             except TimeoutError:
                 raise refused from None
         else:
-            stage.observe("cut", {"layers": {layer: self._after[layer] for layer in cursors}})
+            stage.observe("cut", {"layers": {layer: self._after[layer] for layer in cursors}, "adopt_s": self._adopt_s()})
             outcome = self._await(outgoing)
         if outcome is None:
             return None
@@ -169,6 +169,11 @@ class HandOver:
         except XferError as error:
             self._stage.observe("abandoned", {"source": self._stage.rank, "reason": str(error)})
             return None
+
+    def _adopt_s(self) -> float:
+        """What making the layers will take the new owner that gets most of them."""
+        gets = [sum(self._after[layer] == rank for layer in self._stage.shards) for rank in self._targets]
+        return self._stage.adopt_s * max(gets, default=0)
 
     def _passing(self) -> Iterator[Item]:
         for shard in self._stage.shards.values():

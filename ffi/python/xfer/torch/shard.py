@@ -3,6 +3,7 @@
 Its tensors have paths: `parameter/weight`, `buffer/mean`, `gradient/weight`, `optimizer/weight/exp_avg`, `rng`.
 """
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
@@ -18,6 +19,9 @@ from .record import Cursor, shard_name
 from .rng import LayerRng
 
 _DESCRIPTION = "optimizer"
+
+# How many forwards are remembered to say what one takes.
+_FORWARDS = 9
 
 
 class Piece(NamedTuple):
@@ -42,12 +46,18 @@ class Shard:
         self.backwarded: set[int] = set()
         self.in_flight: dict[int, InFlight] = {}
         self.forward_s = 0.0
-        """What the latest forward took: what it would take again."""
+        """What a forward takes: the middle of the latest ones, so that one that was disturbed doesn't count."""
+        self._took_s: deque[float] = deque(maxlen=_FORWARDS)
 
     @property
     def name(self) -> str:
         """What the store calls it."""
         return shard_name(self.layer)
+
+    def note_forward(self, seconds: float) -> None:
+        """A forward of this layer took so long."""
+        self._took_s.append(seconds)
+        self.forward_s = sorted(self._took_s)[len(self._took_s) // 2]
 
     def go_to(self, step: int) -> None:
         """Begins `step`, whatever it was at. Gradients are for the caller to clear."""

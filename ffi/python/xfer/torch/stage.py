@@ -102,7 +102,10 @@ class Stage:
         self.inherited: set[str] = set()
         """The names of those of them that came with a layer: the neighbour on the other side never had them."""
         self.owners = list(owners)
+        began_s = time.perf_counter()
         self.shards = {layer: self.new_shard(layer) for layer, owner in enumerate(owners) if owner == self.rank}
+        self.adopt_s = (time.perf_counter() - began_s) / max(len(self.shards), 1)
+        """What it takes to make a layer: what each layer that changes hands costs its new owner."""
         self._ownership = Ownership(self, patience_s)
         self.boundary = Boundary(engine, pipeline.activation, patience_s, self._ownership.prepare)
         self._stop = False
@@ -183,7 +186,7 @@ class Stage:
         began_s = time.perf_counter()
         in_flight = InFlight(shard.name)
         output = in_flight.run(shard.module, given, shard.rng)
-        shard.forward_s = time.perf_counter() - began_s
+        shard.note_forward(time.perf_counter() - began_s)
         shard.in_flight[microbatch] = in_flight
         shard.forwarded.add(microbatch)
         if not self._rehearsed:

@@ -7,6 +7,8 @@ use xfer_transport_core::{Deadline, RateInterval, Time};
 
 use super::oracle::{Piece, most_saved_ns, send_ns, soonest_end_ns};
 use super::*;
+use crate::cost::RecomputeCost;
+use crate::item::GroupId;
 
 const MS: u64 = 1_000_000;
 
@@ -128,7 +130,8 @@ fn what_is_late_is_sent_all_the_same() {
 #[test]
 fn what_is_on_its_way_comes_first() {
     let manifest = Manifest::new(vec![lost(1, 600), lost(2, 400)]).unwrap();
-    let plan = Plan::of_open(&manifest, &budget(1000), PlanPolicy::Threshold, 601, |item| item.id == ItemId(2));
+    let standing = |item: &Item| if item.id == ItemId(2) { Standing::Open } else { Standing::Sent };
+    let plan = Planner::new(&manifest).plan(&manifest, &budget(1000), PlanPolicy::Threshold, 601, standing);
     assert_eq!(ids(&plan.order), [2]);
     assert_eq!(plan.verdict, Verdict::Loses { irreplaceable: 1, bytes_short: 1 });
     assert_eq!(plan.rows[0].arrives.unwrap().soonest, Duration::from_micros(500_500));

@@ -7,6 +7,7 @@ use xfer_transport_core::RemoteRegion;
 use super::Violation;
 use crate::item::{Item, ItemId};
 use crate::limits;
+use crate::plan::Standing;
 
 /// Where an item is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,12 +102,28 @@ impl Outbox {
 
     /// What isn't in `order` is not sent any more, unless it is posted already.
     pub(super) fn set_order(&mut self, order: &[ItemId]) {
-        let places: BTreeMap<ItemId, usize> = order.iter().enumerate().map(|(place, item)| (*item, place)).collect();
+        // Both sorted by item, so that one walk over all entries finds each one's place.
+        let mut places: Vec<(ItemId, usize)> = order.iter().enumerate().map(|(place, item)| (*item, place)).collect();
+        places.sort_unstable();
+        let mut places = places.into_iter().peekable();
+        let mut queues = [Vec::new(), Vec::new()];
+        let mut to_land: BTreeMap<u32, usize> = BTreeMap::new();
         for (item, entry) in &mut self.entries {
-            self.tally.remove(*item, entry);
-            entry.place = places.get(item).copied();
-            self.tally.add(*item, entry);
+            while places.next_if(|(other, _)| other < item).is_some() {}
+            entry.place = places.next_if(|(other, _)| other == item).map(|(_, place)| place);
+            if let Some(place) = entry.waiting_at() {
+                queues[usize::from(entry.granted.is_some())].push((place, *item));
+            }
+            if entry.is_to_land() {
+                *to_land.entry(entry.target).or_default() += 1;
+            }
         }
+        // Sets of sorted things are made at once, not one by one.
+        let [ungranted, ready] = queues.map(|mut queue| {
+            queue.sort_unstable();
+            queue.into_iter().collect()
+        });
+        (self.tally.ungranted, self.tally.ready, self.tally.to_land) = (ungranted, ready, to_land);
     }
 
     /// The next item to post, if the window has room for it: where, and to whom.
@@ -189,9 +206,13 @@ impl Outbox {
         self.entries.iter().filter(|(_, entry)| skipped(entry)).map(|(item, _)| *item).collect()
     }
 
-    /// Whether an item is still here to be planned.
-    pub(super) fn is_waiting(&self, item: ItemId) -> bool {
-        self.entries.get(&item).is_some_and(|entry| entry.stage == Stage::Waiting)
+    /// How an item stands for a plan.
+    pub(super) fn standing(&self, item: ItemId) -> Standing {
+        match self.entries.get(&item).map(|entry| entry.stage) {
+            Some(Stage::Waiting) => Standing::Open,
+            Some(Stage::Posted | Stage::Applied | Stage::Landed) => Standing::Sent,
+            Some(Stage::GivenUp) | None => Standing::GivenUp,
+        }
     }
 
     /// What is posted, in the order of ids.

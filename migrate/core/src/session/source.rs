@@ -16,7 +16,7 @@ use crate::item::{Item, ItemId};
 use crate::limits;
 use crate::manifest::Manifest;
 use crate::message::{Body, Cut, Message, MigrationId, Offer, item_len_bytes};
-use crate::plan::Plan;
+use crate::plan::{Plan, Planner, Standing};
 
 pub use config::{SourceConfig, SourceConfigError};
 pub use state::SourceState;
@@ -43,6 +43,7 @@ pub struct SourceSession {
     targets: Vec<Target>,
     manifest: Manifest,
     outbox: Outbox,
+    planner: Planner,
     plan: Plan,
     /// The rate that the plan was made with.
     planned_rate: RateInterval,
@@ -70,6 +71,7 @@ impl SourceSession {
             outbox: Outbox::default(),
             plan: Plan::new(&manifest, &config.budget(now), config.policy),
             planned_rate: config.rate,
+            planner: Planner::new(&manifest),
             manifest,
             sequence: 0,
             proposed_at: None,
@@ -275,6 +277,7 @@ impl SourceSession {
         if !part.is_empty() {
             self.offer(now, Vec::new(), Vec::new(), part);
         }
+        self.planner = Planner::new(&self.manifest);
         self.replan(now);
         Ok(())
     }
@@ -383,12 +386,12 @@ impl SourceSession {
 
     /// Orders anew what is not posted yet.
     fn replan(&mut self, now: Time) {
-        let open = |item: &Item| {
-            self.outbox.is_waiting(item.id)
-                && self.targets.iter().any(|target| target.rank == item.target && !target.finished)
+        let standing = |item: &Item| {
+            let told = self.targets.iter().any(|target| target.rank == item.target && target.finished);
+            if told { Standing::GivenUp } else { self.outbox.standing(item.id) }
         };
-        let ahead = self.outbox.posted_bytes();
-        self.plan = Plan::of_open(&self.manifest, &self.config.budget(now), self.config.policy, ahead, open);
+        let (budget, ahead) = (self.config.budget(now), self.outbox.posted_bytes());
+        self.plan = self.planner.plan(&self.manifest, &budget, self.config.policy, ahead, standing);
         self.planned_rate = self.config.rate;
         self.outbox.set_order(&self.plan.order);
         self.events.push_back(Event::Planned { verdict: self.plan.verdict });
