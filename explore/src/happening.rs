@@ -87,8 +87,7 @@ pub fn next(world: &World, setting: &Setting) -> Vec<Happening> {
     if !(next.is_empty() && all_over(world)) {
         may_happen(world, &mut next);
     }
-    for source in 0..world.sources.len() {
-        let node = &world.sources[source];
+    for (source, node) in world.sources.iter().enumerate() {
         let is_owner = |rank| world.store.current().owners.iter().any(|(_, owner)| *owner == rank);
         let parted = (0..2).all(|target| world.pair(source, target).state().is_none_or(|state| state.is_over()));
         let over = node.alive && node.session.state().is_over() && parted && node.jobs.is_empty();

@@ -17,7 +17,7 @@ struct Options {
     #[arg(long, default_value_t = 2)]
     threads: usize,
     /// Stop after so many states; what is left is said.
-    #[arg(long, default_value_t = 20_000_000)]
+    #[arg(long, default_value_t = 4_000_000)]
     states_max: usize,
     /// At most so many processes die, instead of what the setting says.
     #[arg(long)]

@@ -81,7 +81,7 @@ impl Setting {
             sources: 1,
             recomputable: false,
             time_left: Duration::from_secs(30),
-            may: Budget { crashes: 1, withdrawals: 1, ..Budget::default() },
+            may: Budget { crashes: 1, ..Budget::default() },
             message_steps: false,
             work_steps: false,
             write_steps: false,

@@ -167,7 +167,7 @@ impl World {
             now: Time::ZERO,
             sources: sources.collect(),
             targets: [target; 2],
-            pairs: vec![Arc::new(Pair::default()); setting.sources * 2],
+            pairs: (0..setting.sources * 2).map(|_| Arc::default()).collect(),
             store: Printed::new(Store::new(base)),
             may: setting.may,
         }

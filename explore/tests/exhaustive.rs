@@ -3,7 +3,7 @@
 use xfer_explore::{Budget, Mistake, Report, Search, Setting};
 
 /// More than any of these has; a search that needs more is not small any more.
-const STATES_MAX: usize = 2_000_000;
+const STATES_MAX: usize = 500_000;
 
 fn search(setting: Setting) -> Report {
     Search::new(setting, 2, STATES_MAX).run(|_, _, _| {}).expect("the first state is sound")
@@ -22,8 +22,8 @@ fn every_state_of_a_small_job_keeps_its_promises() {
 }
 
 #[test]
-fn lost_connections_and_leaving_targets_keep_them_too() {
-    let may = Budget { losses: 1, leaving_targets: 1, ..Budget::default() };
+fn a_withdrawn_notice_keeps_them_too() {
+    let may = Budget { withdrawals: 1, ..Budget::default() };
     let report = search(Setting { may, ..Setting::small() });
     if let Some(trace) = &report.violation {
         panic!("\n{trace}");
