@@ -1,4 +1,4 @@
-//! 128-bit fingerprints of values: two states with one fingerprint are taken for one state.
+//! Fingerprints of values, 128 bits each: two states with one fingerprint are taken for one state.
 //!
 //! With 10^8 states the chance that any two of them share one by accident is below 10^-22.
 
