@@ -20,7 +20,7 @@ cargo = PYO3_PYTHON=$(VENV_PYTHON) cargo
 
 say = @printf '== %s\n' "$(1)"
 
-.PHONY: help setup wheel demo test test-rust test-python lint fuzz bench clean
+.PHONY: help setup wheel demo test test-rust test-python lint fuzz explore mutants bench clean
 
 help: ## lists these targets
 	@printf 'usage: make TARGET\n\n'
@@ -66,6 +66,14 @@ lint: wheel ## formatting, clippy, documentation and types, all without a warnin
 
 fuzz: ## fuzzes every decoder of outside bytes for a minute each: SECONDS_PER_FUZZ_TARGET=600 for longer
 	@.ci/fuzz $(SECONDS_PER_FUZZ_TARGET)
+
+explore: ## searches all states of small hand-overs, as far as 4 million each
+	@cargo run --locked --release --quiet --package xfer-explore
+
+mutants: ## changes the two cores in one place at a time, and says which changes no test finds: hours
+	@cargo mutants --version >/dev/null 2>&1 || { \
+	    printf '%s\n' "xfer mutants: cargo-mutants is not here" "  try: cargo install --locked cargo-mutants" >&2; exit 3; }
+	@cargo mutants --package xfer-transport-core --package xfer-migrate-core --output $(TARGET) $(MUTANTS) -- --lib --tests
 
 bench: wheel ## measures what this machine does: the transport, a hand-over, a replayed backward
 	$(call say,TCP against a plain socket)

@@ -8,7 +8,7 @@ use crate::item::ItemId;
 ///
 /// Costs are modular: `time` is what this one item takes once its inputs are there. What its inputs cost is said by
 /// the inputs themselves, which must be in the manifest too.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RecomputeCost {
     /// There is no other copy and no way to compute it again: without it, the job goes back to a checkpoint.
     Irreplaceable,

@@ -59,7 +59,7 @@ impl fmt::Display for GenerationKind {
 ///
 /// Whoever proposes writes it over the generation it is based on by compare-and-swap, so exactly one record follows
 /// each. Whatever a record says is so, also for those who proposed another one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct GenerationRecord {
     /// Its number.
     pub generation: u64,

@@ -75,7 +75,7 @@ impl fmt::Display for ItemClass {
 }
 
 /// The unit of rescue: it arrives whole and verified, or the job does without it as its cost says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Item {
     /// Names it in this migration.
     pub id: ItemId,

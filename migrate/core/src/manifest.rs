@@ -10,7 +10,7 @@ use crate::limits;
 /// Items whose ids and names are unique and whose inputs are all there.
 ///
 /// They are kept in dependency order: whatever an item is computed from stands before it. A manifest only grows.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Manifest {
     items: Vec<Item>,
     places: BTreeMap<ItemId, usize>,

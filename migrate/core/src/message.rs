@@ -30,7 +30,7 @@ impl fmt::Display for MigrationId {
 }
 
 /// A message between a source and one of its targets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Message {
     /// Which migration it is about.
     pub migration: MigrationId,
@@ -40,7 +40,7 @@ pub struct Message {
 
 /// What a [`Message`] says. `Offer`, `Sent`, `Cut`, `Finished` and `Deadline` come from the source, the others from a
 /// target.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Body {
     /// Takes over, or takes over more.
     Offer(Offer),
@@ -113,7 +113,7 @@ impl Body {
 }
 
 /// Items that the source hands over: those of all its targets, so that any survivor can judge what is covered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Offer {
     /// Which offer of the migration this is, counted from 0 without gaps.
     pub sequence: u32,
@@ -128,7 +128,7 @@ pub struct Offer {
 }
 
 /// What the source says when nothing is added any more.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Cut {
     /// How many items all offers have together: who has fewer doesn't know the whole manifest.
     pub total_items: u32,
@@ -137,7 +137,7 @@ pub struct Cut {
 }
 
 /// Why a target doesn't take part.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
     /// The migration is based on another generation than the one that the target knows to be true.

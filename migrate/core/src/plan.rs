@@ -34,7 +34,7 @@ pub enum PlanPolicy {
 }
 
 /// What will become of what, counting on the low end of the rate's interval.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// Everything arrives.
     Fits {
@@ -63,7 +63,7 @@ pub enum Verdict {
 /// the smallest first, so that tables and cursors are there early. Then come groups by the seconds they save per
 /// byte. That order is best at every moment at which the link may die, and does not depend on the link's rate; the
 /// rate only decides where the order ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Plan {
     /// What is sent, first things first.
     pub order: Vec<ItemId>,
@@ -82,7 +82,7 @@ pub struct Plan {
 }
 
 /// One item of a plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PlanRow {
     /// The item.
     pub id: ItemId,
@@ -99,7 +99,7 @@ pub struct PlanRow {
 }
 
 /// When an item is there, counted from the moment of planning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Arrival {
     /// At the high end of the rate's interval.
     pub soonest: Duration,

@@ -16,7 +16,7 @@ const FORMAT: u8 = 1;
 const ROOT_DOMAIN: &[u8] = b"xfer seal root 1\0";
 
 /// One target's seal: what landed there, verified, at a moment after which nothing more can land.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Seal {
     /// The migration it belongs to.
     pub migration: MigrationId,

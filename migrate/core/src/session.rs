@@ -28,6 +28,7 @@
 
 mod decision;
 mod error;
+mod ignored;
 mod inbox;
 mod outbox;
 mod source;
@@ -49,7 +50,7 @@ pub use state::Transition;
 pub use target::{TargetConfig, TargetSession, TargetState};
 
 /// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Input {
     // Either side.
     /// A message came.
@@ -171,7 +172,7 @@ impl Input {
 }
 
 /// What to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Output {
     /// Send a message. Messages to one rank must arrive in order, or not at all.
     Send {
@@ -230,7 +231,7 @@ pub enum Output {
 }
 
 /// What a user of the session wants to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
     /// At the source: there is a new plan; see [`SourceSession::plan`].
     Planned {

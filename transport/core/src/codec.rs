@@ -118,3 +118,27 @@ pub(crate) fn put_text(into: &mut Vec<u8>, text: &str, limit: usize) {
     }
     put_bytes(into, &text.as_bytes()[..end], limit);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_is_believed_only_when_all_its_items_are_there() {
+        let count = |item_bytes| Reader::new(&[2, 0, 1, 2, 3, 4, 5, 6, 7]).count("items", 2, item_bytes);
+        assert_eq!(count(3), Ok(2));
+        assert_eq!(count(4), Err(DecodeError::Short("items")), "seven bytes are not two items of four");
+    }
+
+    #[test]
+    fn a_text_is_cut_between_two_characters() {
+        let cut = |limit| {
+            let mut bytes = Vec::new();
+            put_text(&mut bytes, "aéé", limit);
+            Reader::new(&bytes).text("text", 9)
+        };
+        for (limit, text) in [(0, ""), (1, "a"), (2, "a"), (3, "aé"), (4, "aé"), (5, "aéé"), (9, "aéé")] {
+            assert_eq!(cut(limit), Ok(text.to_owned()), "{limit} bytes");
+        }
+    }
+}

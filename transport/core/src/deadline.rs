@@ -26,3 +26,17 @@ impl Deadline {
         now >= self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_has_passed_at_its_very_moment() {
+        let deadline = Deadline::after(Time::from_nanos(5), Duration::from_nanos(10));
+        for (now, left, passed) in [(0, 15, false), (14, 1, false), (15, 0, true), (16, 0, true)] {
+            let now = Time::from_nanos(now);
+            assert_eq!((deadline.left(now), deadline.has_passed(now)), (Duration::from_nanos(left), passed), "{now}");
+        }
+    }
+}

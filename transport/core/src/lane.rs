@@ -39,3 +39,15 @@ impl fmt::Display for Lane {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_lane_has_its_number_and_its_name() {
+        let named: Vec<String> = (0..4).filter_map(Lane::from_wire).map(|lane| lane.to_string()).collect();
+        assert_eq!(named, ["control", "step", "rescue", "bulk"]);
+        assert_eq!(Lane::from_wire(4), None);
+    }
+}

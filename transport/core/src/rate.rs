@@ -12,7 +12,7 @@ const SAMPLE_TIME: Duration = Duration::from_millis(50);
 const SAMPLES: usize = 20;
 
 /// What a path can be expected to carry, in bytes per second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RateInterval {
     /// What to count on, in bytes per second.
     pub low: u64,

@@ -9,7 +9,7 @@ use crate::item::{Item, ItemId};
 use crate::seal::Leaf;
 
 /// One sending of an item, as the source announced it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Arrived {
     /// Which sending.
     pub(super) send: u32,
@@ -18,7 +18,7 @@ pub(super) struct Arrived {
 }
 
 /// Where an item is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Stage {
     /// There is no memory for it yet.
     Offered,
@@ -30,7 +30,7 @@ enum Stage {
     Landed(Arrived),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct Entry {
     bytes: u64,
     version: u64,
@@ -49,7 +49,7 @@ pub(super) enum OnSent {
 }
 
 /// All items of a target.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(super) struct Inbox {
     entries: BTreeMap<ItemId, Entry>,
     /// Offers whose memory is being allocated, oldest first.

@@ -10,7 +10,7 @@ use crate::limits;
 use crate::plan::Standing;
 
 /// Where an item is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Stage {
     /// Here; to be sent when its turn comes and there is memory for it.
     Waiting,
@@ -24,7 +24,7 @@ enum Stage {
     GivenUp,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct Entry {
     target: u32,
     bytes: u64,
@@ -49,14 +49,14 @@ pub(super) enum Again {
 }
 
 /// All items of a source, and the window of those that are posted.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(super) struct Outbox {
     entries: BTreeMap<ItemId, Entry>,
     tally: Tally,
 }
 
 /// What follows from the entries, kept up with them: it is asked for at every step.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 struct Tally {
     /// What may be posted now: waiting, in the order, and granted.
     ready: BTreeSet<(usize, ItemId)>,

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use xfer_transport_core::{Deadline, PeerId, RateInterval, Time};
 
+use super::ignored::Ignored;
 use super::outbox::{Again, Outbox};
 use super::{Event, Input, Output, Violation};
 use crate::cost::RecomputeCost;
@@ -22,7 +23,7 @@ pub use config::{SourceConfig, SourceConfigError};
 pub use state::SourceState;
 
 /// A rank that takes over, as the source knows it.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct Target {
     rank: u32,
     /// Which life of it takes part: the one that spoke first.
@@ -35,7 +36,7 @@ struct Target {
 }
 
 /// One attempt to leave, seen from the process that leaves.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub struct SourceSession {
     state: SourceState,
     migration: MigrationId,
@@ -51,7 +52,7 @@ pub struct SourceSession {
     sequence: u32,
     proposed_at: Option<Time>,
     store_lost: Option<String>,
-    ignored: u64,
+    ignored: Ignored,
     outputs: VecDeque<Output>,
     events: VecDeque<Event>,
 }
@@ -76,7 +77,7 @@ impl SourceSession {
             sequence: 0,
             proposed_at: None,
             store_lost: None,
-            ignored: 0,
+            ignored: Ignored::default(),
             outputs: VecDeque::new(),
             events: VecDeque::new(),
             config,
@@ -181,7 +182,7 @@ impl SourceSession {
 
     /// How many inputs came too late to matter.
     pub fn ignored(&self) -> u64 {
-        self.ignored
+        self.ignored.count()
     }
 
     fn on_message(&mut self, now: Time, from: PeerId, message: Message) -> Result<(), Violation> {
@@ -198,7 +199,7 @@ impl SourceSession {
             Body::Grants { .. } | Body::Refuse { .. } | Body::Landed { .. } | Body::Damaged { .. }
                 if !self.state.is_sending() =>
             {
-                self.ignored += 1;
+                self.ignored.one_more();
             }
             Body::Grants { sequence, grants } => {
                 if sequence >= self.sequence {
@@ -218,7 +219,7 @@ impl SourceSession {
                 if self.outbox.landed(from.rank, item, send)? {
                     self.events.push_back(Event::Landed { item });
                 } else {
-                    self.ignored += 1;
+                    self.ignored.one_more();
                 }
             }
             Body::Damaged { item, send } => match self.outbox.damaged(from.rank, item, send)? {
@@ -226,7 +227,7 @@ impl SourceSession {
                     self.events.push_back(Event::Damaged { item });
                     self.on_again(now, item, again, "it arrived damaged every time");
                 }
-                None => self.ignored += 1,
+                None => self.ignored.one_more(),
             },
             Body::Offer(_) | Body::Sent { .. } | Body::Cut(_) | Body::Finished { .. } | Body::Deadline { .. } => {
                 return Err(Violation::WrongSide { what, side: "source" });
@@ -297,7 +298,7 @@ impl SourceSession {
     fn on_withdraw(&mut self, now: Time, reason: String) -> Result<(), Violation> {
         // It may have decided so by itself meanwhile.
         if matches!(self.state, SourceState::Withdrawing | SourceState::Withdrawn) {
-            self.ignored += 1;
+            self.ignored.one_more();
             return Ok(());
         }
         self.withdraw(now, reason)
@@ -305,7 +306,7 @@ impl SourceSession {
 
     fn on_notice(&mut self, now: Time, deadline: Deadline) {
         if !self.state.is_sending() || deadline >= self.config.deadline {
-            self.ignored += 1;
+            self.ignored.one_more();
             return;
         }
         self.config.deadline = deadline;
@@ -330,7 +331,7 @@ impl SourceSession {
         let version = self.manifest.get(item).map(|item| item.version);
         match version {
             Some(version) if matters && !gone => self.send(to, Body::Sent { item, version, crc32c, send }),
-            _ => self.ignored += 1,
+            _ => self.ignored.one_more(),
         }
         Ok(())
     }
@@ -353,12 +354,12 @@ impl SourceSession {
     fn on_peer_gone(&mut self, now: Time, peer: PeerId, reason: &str) {
         let is_peer = |target: &&mut Target| target.rank == peer.rank && target.peer.is_none_or(|known| known == peer);
         let Some(target) = self.targets.iter_mut().find(is_peer).filter(|target| !target.gone) else {
-            self.ignored += 1;
+            self.ignored.one_more();
             return;
         };
         target.gone = true;
         if !self.state.is_sending() {
-            self.ignored += 1;
+            self.ignored.one_more();
             return;
         }
         self.outbox.give_up_target(peer.rank);

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use xfer_transport_core::{Deadline, PeerId, RemoteRegion, Time};
 
+use super::ignored::Ignored;
 use super::inbox::{Arrived, Inbox, OnSent};
 use super::{Event, Input, Output, Violation};
 use crate::generation::GenerationRecord;
@@ -19,7 +20,7 @@ use crate::seal::Seal;
 pub use state::TargetState;
 
 /// What a [`TargetSession`] begins with.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub struct TargetConfig {
     /// This process.
     pub me: PeerId,
@@ -33,7 +34,7 @@ pub struct TargetConfig {
 }
 
 /// One attempt of another process to leave, seen from a process that takes over.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub struct TargetSession {
     state: TargetState,
     config: TargetConfig,
@@ -55,7 +56,7 @@ pub struct TargetSession {
     gone: BTreeMap<u32, String>,
     source_gone: Option<(Time, String)>,
     proposed_at: Time,
-    ignored: u64,
+    ignored: Ignored,
     outputs: VecDeque<Output>,
     events: VecDeque<Event>,
 }
@@ -80,7 +81,7 @@ impl TargetSession {
             gone: BTreeMap::new(),
             source_gone: None,
             proposed_at: Time::MAX,
-            ignored: 0,
+            ignored: Ignored::default(),
             outputs: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -174,7 +175,7 @@ impl TargetSession {
 
     /// How many inputs came too late to matter.
     pub fn ignored(&self) -> u64 {
-        self.ignored
+        self.ignored.count()
     }
 
     fn on_message(&mut self, now: Time, from: PeerId, message: Message) -> Result<(), Violation> {
@@ -193,7 +194,7 @@ impl TargetSession {
             Body::Offer(offer) if early => self.on_offer(now, offer),
             _ if early => Err(Violation::NotNow { what, state: self.state.name() }),
             _ if !self.state.is_receiving() => {
-                self.ignored += 1;
+                self.ignored.one_more();
                 Ok(())
             }
             Body::Offer(offer) => self.on_offer(now, offer),
@@ -209,7 +210,7 @@ impl TargetSession {
 
     fn on_offer(&mut self, now: Time, offer: Offer) -> Result<(), Violation> {
         if offer.sequence < self.sequence {
-            self.ignored += 1;
+            self.ignored.one_more();
             return Ok(());
         }
         if offer.sequence > self.sequence {
@@ -277,14 +278,14 @@ impl TargetSession {
         match self.inbox.sent(self.config.me.rank, item, version, arrived)? {
             OnSent::Verify => self.outputs.push_back(Output::Verify { item, crc32c: arrived.crc32c }),
             OnSent::Repeat => self.send(Body::Landed { item, send: arrived.send }),
-            OnSent::Known => self.ignored += 1,
+            OnSent::Known => self.ignored.one_more(),
         }
         Ok(())
     }
 
     fn on_cut(&mut self, cut: Cut) -> Result<(), Violation> {
         if self.cut.as_ref() == Some(&cut) {
-            self.ignored += 1;
+            self.ignored.one_more();
             return Ok(());
         }
         if self.manifest.len() > cut.total_items as usize {
@@ -299,7 +300,7 @@ impl TargetSession {
 
     fn on_allocated(&mut self, grants: Vec<(ItemId, RemoteRegion)>) -> Result<(), Violation> {
         if !self.state.is_receiving() {
-            self.ignored += 1;
+            self.ignored.one_more();
             return Ok(());
         }
         let sequence = self.inbox.allocated(&grants)?;
@@ -310,7 +311,7 @@ impl TargetSession {
 
     fn on_allocation_failed(&mut self, reason: String) -> Result<(), Violation> {
         if !self.state.is_receiving() {
-            self.ignored += 1;
+            self.ignored.one_more();
             return Ok(());
         }
         self.refuse(Refusal::Allocation { reason })
@@ -318,7 +319,7 @@ impl TargetSession {
 
     fn on_verified(&mut self, item: ItemId, crc32c: u32, ok: bool) -> Result<(), Violation> {
         if !self.state.is_receiving() && self.state != TargetState::Fencing {
-            self.ignored += 1;
+            self.ignored.one_more();
             return Ok(());
         }
         let send = self.inbox.verified(item, crc32c, ok)?;
@@ -333,7 +334,7 @@ impl TargetSession {
             // Possible from these states.
             let _ = self.refuse(Refusal::Leaving { rank: self.config.me.rank });
         } else {
-            self.ignored += 1;
+            self.ignored.one_more();
         }
     }
 
@@ -344,7 +345,7 @@ impl TargetSession {
         } else if peer.rank != source.rank && peer.rank != self.config.me.rank {
             self.gone.entry(peer.rank).or_insert(reason);
         } else {
-            self.ignored += 1;
+            self.ignored.one_more();
         }
     }
 
@@ -354,7 +355,7 @@ impl TargetSession {
             TargetState::Idle | TargetState::Receiving | TargetState::Cut => {
                 return Err(Violation::NotNow { what: "fenced", state: self.state.name() });
             }
-            _ => self.ignored += 1,
+            _ => self.ignored.one_more(),
         }
         Ok(())
     }
@@ -372,7 +373,7 @@ impl TargetSession {
             return Err(Violation::Seal { rank });
         }
         if self.seals.contains_key(&rank) || self.state.is_over() {
-            self.ignored += 1;
+            self.ignored.one_more();
             return Ok(());
         }
         if rank == self.config.me.rank && self.seal.as_ref() != Some(&seal) {

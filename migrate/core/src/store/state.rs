@@ -10,7 +10,7 @@ use super::limits;
 use super::{Swap, SwapRequest, Token, Version, Versioned};
 
 /// Keys, values and versions, without a clock or a socket.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub struct StoreState {
     entries: BTreeMap<String, Entry>,
     /// The version of the latest write.
@@ -24,7 +24,7 @@ pub struct StoreState {
     limits: StateLimits,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct Entry {
     version: Version,
     value: Bytes,
@@ -39,7 +39,7 @@ impl Entry {
 }
 
 /// How much a [`StoreState`] takes; see [`limits`] for the reasons.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 pub struct StateLimits {
     /// Most keys.
     pub keys_max: usize,

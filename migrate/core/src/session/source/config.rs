@@ -11,7 +11,7 @@ use crate::limits;
 use crate::plan::PlanPolicy;
 
 /// What a [`SourceSession`](super::SourceSession) begins with.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub struct SourceConfig {
     /// This process.
     pub source: PeerId,

@@ -10,7 +10,7 @@ use crate::session::{Event, Output, Violation};
 impl SourceSession {
     pub(super) fn on_generation(&mut self, record: GenerationRecord) -> Result<(), Violation> {
         if record.generation <= self.migration.generation || self.state.is_over() {
-            self.ignored += 1;
+            self.ignored.one_more();
             return Ok(());
         }
         let sending = self.state.is_sending();

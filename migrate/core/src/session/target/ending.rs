@@ -13,7 +13,7 @@ use crate::session::{Event, Output, Violation};
 impl TargetSession {
     pub(super) fn on_generation(&mut self, record: GenerationRecord) -> Result<(), Violation> {
         if record.generation <= self.config.migration.generation || self.state.is_over() {
-            self.ignored += 1;
+            self.ignored.one_more();
             return Ok(());
         }
         let fence = self.state.is_receiving();
@@ -53,7 +53,7 @@ impl TargetSession {
     pub(super) fn on_store_lost(&mut self, reason: String) {
         match self.state {
             TargetState::Fencing | TargetState::Sealed | TargetState::Proposing => self.fail(reason),
-            _ => self.ignored += 1,
+            _ => self.ignored.one_more(),
         }
     }
 
