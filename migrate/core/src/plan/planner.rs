@@ -22,7 +22,7 @@ pub enum Standing {
 }
 
 /// Plans one manifest again and again. The order is fixed when the planner is made; a plan is made in linear time.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub struct Planner {
     /// The places of what is irreplaceable, smallest first.
     irreplaceable: Vec<usize>,
@@ -32,7 +32,7 @@ pub struct Planner {
     computable: Vec<usize>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 struct Group {
     /// The places of its items, in dependency order.
     places: Vec<usize>,
