@@ -160,7 +160,8 @@ impl Region {
             None if len_bytes == 0 => NonNull::dangling(),
             None => return Err(MemoryError::Null(len_bytes)),
         };
-        Ok(Self::new(start, len_bytes, owner))
+        let shared = if len_bytes > 0 { arena::find(start.as_ptr(), len_bytes) } else { None };
+        Ok(Self(Arc::new(RegionInner { start, len_bytes, shared, _owner: owner })))
     }
 
     /// The bytes of a vector.

@@ -32,7 +32,22 @@ pub(super) fn allocate(len_bytes: u64) -> Result<Region, MemoryError> {
     ARENA.allocate(len_bytes)
 }
 
+/// The segment that holds `len` bytes from `start`, and where, if they lie in the arena: a tensor that was made there
+/// comes back as a bare pointer.
+pub(super) fn find(start: *const u8, len_bytes: u64) -> Option<(Arc<Segment>, u64)> {
+    ARENA.find(start, len_bytes)
+}
+
 impl Arena {
+    fn find(&self, start: *const u8, len_bytes: u64) -> Option<(Arc<Segment>, u64)> {
+        let held = self.lock();
+        held.iter().find_map(|Held { segment, .. }| {
+            let at = (start as u64).checked_sub(segment.at(0).as_ptr() as u64)?;
+            let end = at.checked_add(len_bytes)?;
+            (end <= segment.len_bytes()).then(|| (Arc::clone(segment), at))
+        })
+    }
+
     fn allocate(&'static self, len_bytes: u64) -> Result<Region, MemoryError> {
         let padded = len_bytes.max(1).checked_next_multiple_of(ALIGN_BYTES as u64);
         let padded = padded.filter(|len| isize::try_from(*len).is_ok()).ok_or(MemoryError::TooLong(len_bytes))?;
@@ -130,6 +145,17 @@ mod tests {
         assert_eq!(again.copy_to_vec(), vec![0; 2 * ALIGN_BYTES], "what is handed out again is zeroed again");
         drop((third, again, fourth));
         assert_eq!(free(arena), [[(0, ARENA_SEGMENT_BYTES)]]);
+    }
+
+    #[test]
+    fn a_pointer_into_the_arena_is_known_again_and_no_other() {
+        let arena = arena();
+        let region = arena.allocate(10_000).unwrap();
+        let (segment, at) = arena.find(region.as_ptr().wrapping_add(5_000), 5_000).unwrap();
+        assert_eq!(segment.at(at).as_ptr(), region.as_ptr().wrapping_add(5_000));
+        assert!(arena.find(region.as_ptr(), ARENA_SEGMENT_BYTES + 1).is_none(), "longer than the segment");
+        let other = Region::allocate(10_000).unwrap();
+        assert!(arena.find(other.as_ptr(), 1).is_none());
     }
 
     #[test]
