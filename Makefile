@@ -68,6 +68,11 @@ fuzz: ## fuzzes every decoder of outside bytes for a minute each: SECONDS_PER_FU
 	@.ci/fuzz $(SECONDS_PER_FUZZ_TARGET)
 
 bench: wheel ## measures what this machine does: the transport, a hand-over, a replayed backward
+	$(call say,two processes: tcp, shared memory, shared memory read in place)
+	@$(cargo) build --locked --quiet --release --package xfer-cli --bin xfer-bench
+	@for way in '--transport tcp' '--transport shm' '--transport shm --mem shared'; do \
+	    for test in bw lat mixed cancel; do $(TARGET)/release/xfer-bench --loopback --test $$test $$way; done; \
+	done
 	$(call say,TCP against a plain socket)
 	@$(cargo) bench --locked --quiet --package xfer-transport --bench tcp
 	$(call say,a hand-over)

@@ -9,8 +9,9 @@ pub mod sessions;
 pub type Run = fn(&[u8]) -> bool;
 
 /// All of them, by the name of the target and of its corpus folder.
-pub const ALL: [(&str, Run); 9] = [
+pub const ALL: [(&str, Run); 10] = [
     ("frame", decoders::frame),
+    ("packet", decoders::packet),
     ("link_message", decoders::link_message),
     ("ticket", decoders::ticket),
     ("message", decoders::message),
