@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 /// Shown under the help.
-pub(crate) const EXIT_CODES: &str = "Exit codes: 0 done, 1 wrong usage, 2 no connection or too slow, 3 wrong data, 5 another path than the one required, \
-                                     6 below --min-bw.";
+pub(crate) const EXIT_CODES: &str = "Exit codes: 0 done, 1 wrong usage, 2 no connection or too slow, 3 wrong data, \
+                                     5 another path than the one required, 6 below --min-bw.";
 
 /// Why a measurement failed.
 #[derive(Debug)]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use xfer::config::parse;
+use xfer_transport::core::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN};
 use xfer_transport::{BackendId, Lane};
 
 /// What is measured.
@@ -101,7 +102,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=16))]
     pub(crate) links: u64,
     /// Bytes of a chunk.
-    #[arg(long, default_value = "1M", value_parser = size)]
+    #[arg(long, default_value = "1M", value_parser = chunk)]
     pub(crate) chunk: u64,
     /// The lane of bw, rate and lat.
     #[arg(long, default_value = "step", value_parser = lane)]
@@ -198,6 +199,16 @@ fn size(text: &str) -> Result<u64, String> {
         || parse::size(text).map_err(|_| "a size is a number of bytes, as in 65536, 64K or 1MB".into()),
         Ok,
     )
+}
+
+fn chunk(text: &str) -> Result<u64, String> {
+    let within = u64::from(CHUNK_BYTES_MIN)..=u64::from(CHUNK_BYTES_MAX);
+    let found = size(text)?;
+    if within.contains(&found) {
+        Ok(found)
+    } else {
+        Err(format!("a chunk has {CHUNK_BYTES_MIN} to {CHUNK_BYTES_MAX} bytes"))
+    }
 }
 
 fn transports(text: &str) -> Result<Transports, String> {
