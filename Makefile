@@ -76,6 +76,11 @@ mutants: ## changes the two cores in one place at a time, and says which changes
 	@cargo mutants --package xfer-transport-core --package xfer-migrate-core --output $(TARGET) $(MUTANTS) -- --lib --tests
 
 bench: wheel ## measures what this machine does: the transport, a hand-over, a replayed backward
+	$(call say,two processes: tcp, shared memory, shared memory read in place)
+	@$(cargo) build --locked --quiet --release --package xfer-cli --bin xfer-bench
+	@for way in '--transport tcp' '--transport shm' '--transport shm --mem shared'; do \
+	    for test in bw lat mixed cancel; do $(TARGET)/release/xfer-bench --loopback --test $$test $$way; done; \
+	done
 	$(call say,TCP against a plain socket)
 	@$(cargo) bench --locked --quiet --package xfer-transport --bench tcp
 	$(call say,a hand-over)

@@ -1,6 +1,6 @@
 //! `EngineBuilder`: what an engine needs to know, and how it starts.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -70,6 +70,12 @@ impl EngineBuilder {
         self
     }
 
+    /// What may move bytes, best first; each must be there. `None` takes all that are.
+    pub fn transports(mut self, transports: Option<Vec<BackendId>>) -> Self {
+        self.config.transports = transports;
+        self
+    }
+
     /// The name of the job; processes of different jobs refuse each other.
     pub fn job(mut self, job: impl Into<String>) -> Self {
         self.config.job = job.into();
@@ -105,6 +111,7 @@ impl EngineBuilder {
         let incarnation = claim_identity(&*store, rank, &[], &answers)?;
         let mut endpoint_config = EndpointConfig::new(PeerId { rank, incarnation }, config.job.clone());
         endpoint_config.bind = config.bind;
+        endpoint_config.transports = config.transports.clone();
         endpoint_config.links_per_peer = config.links_per_peer;
         endpoint_config.chunk_bytes = config.chunk_bytes;
         endpoint_config.egress_bytes_per_s = config.egress_bytes_per_s;
@@ -158,7 +165,5 @@ fn answers(ticket: &[u8]) -> bool {
     const PATIENCE: Duration = Duration::from_millis(500);
     // A ticket that can't be read was left by another version, of which it isn't known whether it lives: then its rank is taken.
     let Ok(ticket) = Ticket::decode(ticket) else { return true };
-    let addresses = ticket.addresses.iter().filter(|(backend, _)| *backend == BackendId::Tcp);
-    let mut addresses = addresses.filter_map(|(_, address)| std::str::from_utf8(address).ok()?.parse().ok());
-    addresses.any(|address: SocketAddr| TcpStream::connect_timeout(&address, PATIENCE).is_ok())
+    xfer_transport::backend::answers(&ticket, PATIENCE)
 }

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use xfer_migrate::store::Exposure;
+use xfer_transport_core::BackendId;
 
 use crate::notice::{self, limits::EC2_METADATA_URL};
 use reader::Reader;
@@ -52,6 +53,8 @@ pub struct Config {
     pub job: String,
     /// Where this process is reached by the others.
     pub bind: SocketAddr,
+    /// What may move bytes, best first; none for all that are here.
+    pub transports: Option<Vec<BackendId>>,
     /// How many connections carry data to each peer.
     pub links_per_peer: usize,
     /// The unit of sending, checking and sending again.
@@ -202,6 +205,7 @@ impl Config {
             start_timeout: reader.value(&settings::START_TIMEOUT, parse::duration)?,
             job: reader.derived(&settings::JOB, run_id, "default", parse::text)?,
             bind: reader.value(&settings::BIND, parse::socket_address)?,
+            transports: reader.value(&settings::TRANSPORTS, parse::transports)?,
             links_per_peer: reader.value(&settings::LINKS, parse::within(1, 16))?,
             chunk_bytes: reader.value(&settings::CHUNK, parse::chunk)?,
             egress_bytes_per_s: reader.value(&settings::EGRESS, parse::rate)?,

@@ -1,11 +1,10 @@
 //! `xfer info`: what this program is, what it finds on this machine, and how it is configured.
 
-use std::net::{Ipv4Addr, TcpListener};
-
 use clap::Args;
 use serde_json::{Value, json};
 use xfer::config::{Config, DefaultValue, SETTINGS};
 use xfer::store::host_name;
+use xfer_transport::backend::{Probe, probe};
 
 use crate::failure::Failure;
 use crate::output::{print, print_json, table};
@@ -44,7 +43,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
 
 /// A way to move bytes, and whether it can be used here.
 struct Backend {
-    name: &'static str,
+    name: String,
     usable: bool,
     why: String,
 }
@@ -52,18 +51,19 @@ struct Backend {
 impl Backend {
     fn row(&self) -> [String; 3] {
         let usable = if self.usable { "yes" } else { "no" };
-        [self.name.to_owned(), usable.to_owned(), self.why.clone()]
+        [self.name.clone(), usable.to_owned(), self.why.clone()]
     }
 }
 
 /// Tries what can be tried.
 fn backends() -> Vec<Backend> {
-    let tcp = match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) {
-        Ok(_) => Backend { name: "tcp", usable: true, why: "a socket of this machine listens".to_owned() },
-        Err(error) => Backend { name: "tcp", usable: false, why: format!("no socket can listen: {error}") },
-    };
-    let absent = |name| Backend { name, usable: false, why: "not part of this version".to_owned() };
-    [tcp].into_iter().chain(["shm", "cuda_ipc", "verbs", "nccl"].map(absent)).collect()
+    let tried = probe().into_iter().map(|Probe { backend, found }| {
+        let usable = found.is_ok();
+        (backend.to_string(), usable, found.unwrap_or_else(|why| why))
+    });
+    let absent =
+        ["cuda_ipc", "verbs", "nccl"].map(|name| (name.to_owned(), false, "not part of this version".to_owned()));
+    tried.chain(absent).map(|(name, usable, why)| Backend { name, usable, why }).collect()
 }
 
 fn document(config: &Config, backends: &[Backend], with_config: bool) -> Value {

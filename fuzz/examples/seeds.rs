@@ -14,6 +14,7 @@ use xfer_migrate_core::{
 };
 use xfer_transport_core::frame::{FrameHeader, FrameKind, VERSION};
 use xfer_transport_core::message::{Ack, Greeting, Hello, LinkMessage, LinkRole, Received, RejectReason};
+use xfer_transport_core::packet::Packet;
 use xfer_transport_core::path::TransferId;
 use xfer_transport_core::stream::StreamId;
 use xfer_transport_core::ticket::Ticket;
@@ -28,6 +29,7 @@ fn main() -> io::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     let all: [Seeds; 8] = [
         ("frame", frames()),
+        ("packet", packets()),
         ("link_message", link_messages()),
         ("ticket", tickets()),
         ("message", messages()),
@@ -67,6 +69,26 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
         ("next-version", version.into()),
         ("length-4gib", too_long.encode().into()),
         ("http", b"GET / HTTP/1.1\r\nHost: 127.0.0.1:29501\r\nAccept: */*\r\n\r\n".into()),
+    ]
+}
+
+fn packets() -> Vec<(&'static str, Vec<u8>)> {
+    let (header, inline) = (header(FrameKind::Data), &b"inline"[..]);
+    let whole = |packet: Packet<'_>| [&packet.encode_head(), packet.inline()].concat();
+    let lent = whole(Packet::Lent { header, segment: 7, at: 1 << 20 });
+    vec![
+        ("frame", whole(Packet::Frame { header, inline })),
+        ("more", whole(Packet::More(inline))),
+        ("staged", whole(Packet::Staged { at: 4096, len_bytes: 65_536 })),
+        ("staged-too-long", [&[3][..], &0_u64.to_le_bytes(), &(1_u64 << 32).to_le_bytes()].concat()),
+        ("lent-cut-short", lent[..lent.len() - 8].into()),
+        ("lent", lent),
+        ("abandon", whole(Packet::Abandon)),
+        ("segment", whole(Packet::Segment { id: 7, len_bytes: 64 << 20 })),
+        ("ring", whole(Packet::Ring { len_bytes: 1 << 20 })),
+        ("forget", whole(Packet::Forget { id: 7 })),
+        ("freed", whole(Packet::Freed { len_bytes: 65_536 })),
+        ("kind-99", [&[99][..], &1_u64.to_le_bytes()].concat()),
     ]
 }
 

@@ -13,6 +13,7 @@ use xfer_migrate_core::store::{Service, ServiceLimits};
 use xfer_migrate_core::{Body, GenerationRecord, Manifest, Message, Seal, coverage};
 use xfer_transport_core::frame::{FrameError, FrameHeader};
 use xfer_transport_core::message::{Greeting, LinkMessage, Received};
+use xfer_transport_core::packet::Packet;
 use xfer_transport_core::ticket::Ticket;
 use xfer_transport_core::{Time, limits};
 
@@ -26,6 +27,18 @@ pub fn frame(bytes: &[u8]) -> bool {
     assert!(parsed.len_bytes <= parsed.kind.len_bytes_max());
     assert_eq!(parsed.encode()[..], header[..limits::FRAME_HEADER_BYTES], "one header, one way to write it");
     true
+}
+
+/// What two ends say to each other that share memory.
+pub fn packet(bytes: &[u8]) -> bool {
+    let mut packet = bytes.to_vec();
+    // A header that lies in it is put right too.
+    if let Some(header) = packet.get_mut(1..=limits::FRAME_HEADER_BYTES)
+        && let Err(FrameError::Checksum { expected, .. }) = FrameHeader::decode(header)
+    {
+        header[40..44].copy_from_slice(&expected.to_le_bytes());
+    }
+    is_rewritten(&packet, Packet::decode(&packet), |decoded| [&decoded.encode_head(), decoded.inline()].concat())
 }
 
 /// Greetings of links, messages of paths, and what beats carry: any of the three may be meant.

@@ -11,6 +11,7 @@ pub type Run = fn(&[u8]) -> bool;
 /// All of them, by the name of the target and of its corpus folder.
 pub const ALL: [(&str, Run); 10] = [
     ("frame", decoders::frame),
+    ("packet", decoders::packet),
     ("link_message", decoders::link_message),
     ("ticket", decoders::ticket),
     ("message", decoders::message),

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use xfer_transport_core::BackendId;
+
 use super::LogFormat;
 
 /// Smallest and largest chunk: below, headers and acknowledgements cost more than they protect; above, a lane waits
@@ -40,6 +42,25 @@ pub(super) fn rate(text: &str) -> Result<Option<u64>, String> {
         Ok(rate @ 1..) => Ok(Some(rate)),
         _ => Err(expected()),
     }
+}
+
+/// Names of transports, the preferred one first; none for `auto`.
+pub fn transports(text: &str) -> Result<Option<Vec<BackendId>>, String> {
+    if text == "auto" {
+        return Ok(None);
+    }
+    let usable = [BackendId::Shm, BackendId::Tcp];
+    let mut found = Vec::new();
+    for name in text.split(',').map(str::trim) {
+        let backend = usable.into_iter().find(|backend| backend.to_string() == name);
+        match backend.filter(|backend| !found.contains(backend)) {
+            Some(backend) => found.push(backend),
+            None => {
+                return Err("transports are written as shm,tcp or shm or tcp; auto means all that are here".to_owned());
+            }
+        }
+    }
+    Ok(Some(found))
 }
 
 pub(super) fn chunk(text: &str) -> Result<u32, String> {

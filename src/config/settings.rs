@@ -69,6 +69,11 @@ pub(super) const BIND: Setting = Setting {
     default: DefaultValue::Is("127.0.0.1:0"),
     meaning: "The address at which the other processes reach this one; port 0 takes a free one.",
 };
+pub(super) const TRANSPORTS: Setting = Setting {
+    name: "XFER_TRANSPORTS",
+    default: DefaultValue::Is("auto"),
+    meaning: "What may move bytes, best first: `shm,tcp`, or one of them, which is then kept to. `auto` takes all that are here.",
+};
 pub(super) const LINKS: Setting = Setting {
     name: "XFER_LINKS",
     default: DefaultValue::Is("2"),
@@ -121,12 +126,13 @@ pub(super) const CONFIG: Setting = Setting {
 };
 
 /// Everything that can be set. At most 25: what nobody needs to set isn't here.
-pub const SETTINGS: [Setting; 15] = [
+pub const SETTINGS: [Setting; 16] = [
     STORE,
     STORE_TIMEOUT,
     START_TIMEOUT,
     JOB,
     BIND,
+    TRANSPORTS,
     LINKS,
     CHUNK,
     EGRESS,

@@ -65,6 +65,14 @@ fn a_flag_goes_before_the_environment_and_that_before_the_file() {
 }
 
 #[test]
+fn transports_are_named_best_first_or_left_to_what_is_here() {
+    let transports = |text| resolve(&[("XFER_TRANSPORTS", text)]).unwrap().transports;
+    assert_eq!(transports("auto"), None);
+    assert_eq!(transports("tcp, shm"), Some(vec![BackendId::Tcp, BackendId::Shm]));
+    assert_eq!(transports("shm"), Some(vec![BackendId::Shm]));
+}
+
+#[test]
 fn an_empty_variable_is_none() {
     assert_eq!(resolve(&[("XFER_LINKS", ""), ("RANK", "")]).unwrap().links_per_peer, 2);
 }
@@ -83,6 +91,8 @@ fn what_is_not_understood_says_what_would_be() {
         ("XFER_STORE_TIMEOUT", "soon"),
         ("XFER_BIND", "node:1"),
         ("XFER_LINKS", "17"),
+        ("XFER_TRANSPORTS", "shm,shm"),
+        ("XFER_TRANSPORTS", "rdma"),
         ("XFER_CHUNK", "1"),
         ("XFER_EGRESS", "fast"),
         ("XFER_INSECURE", "maybe"),

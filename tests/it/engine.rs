@@ -112,7 +112,8 @@ fn a_port_that_speaks_something_else_is_no_store() {
 fn garbage_at_the_endpoint_hurts_nobody() {
     let [one, two] = engines();
     let ticket = xfer_transport_core::ticket::Ticket::decode(&one.endpoint().ticket()).unwrap();
-    let address = std::str::from_utf8(&ticket.addresses[0].1).unwrap().to_owned();
+    let tcp = ticket.addresses.iter().find(|(backend, _)| *backend == xfer_transport_core::BackendId::Tcp).unwrap();
+    let address = std::str::from_utf8(&tcp.1).unwrap().to_owned();
     let mut stranger = TcpStream::connect(address).unwrap();
     stranger.write_all(&pattern("noise", 4096)).unwrap();
     stranger.set_read_timeout(Some(WAIT)).unwrap();

@@ -24,6 +24,20 @@ impl Memory {
             .map_err(|error| PyMemoryError::new_err(error.to_string()))
     }
 
+    /// `nbytes` zeroed, page-aligned bytes that other processes of this machine read where they lie.
+    #[staticmethod]
+    fn shared(py: Python<'_>, nbytes: u64) -> PyResult<Self> {
+        py.detach(|| Region::shared(nbytes))
+            .map(|region| Self { region })
+            .map_err(|error| PyMemoryError::new_err(error.to_string()))
+    }
+
+    /// Whether other processes of this machine can read it where it lies.
+    #[getter]
+    fn is_shared(&self) -> bool {
+        self.region.is_shared()
+    }
+
     /// `nbytes` at `address`, valid while `owner` lives.
     #[staticmethod]
     fn borrow(address: usize, nbytes: u64, owner: Py<PyAny>) -> PyResult<Self> {

@@ -32,6 +32,13 @@ class Memory:
     def allocate(nbytes: int) -> Memory:
         """`nbytes` zeroed, page-aligned bytes owned by xfer."""
     @staticmethod
+    def shared(nbytes: int) -> Memory:
+        """`nbytes` zeroed, page-aligned bytes that other processes of this machine read where they lie: what is sent from
+        them is copied once. They come from an arena of this process, and go back there."""
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes of this machine can read it where it lies."""
+    @staticmethod
     def borrow(address: int, nbytes: int, owner: object) -> Memory:
         """`nbytes` at `address`, which stay valid while `owner` lives; the Memory (and every transfer) keeps it alive."""
     @property

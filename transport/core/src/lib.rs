@@ -16,6 +16,7 @@ pub mod link;
 pub mod message;
 pub mod outbound;
 pub mod pacing;
+pub mod packet;
 pub mod path;
 pub mod peer;
 pub mod rate;

@@ -59,8 +59,13 @@ pub const ADDRESSES_MAX: usize = 8;
 /// Bytes of one address in a ticket: an IPv6 address with zone and port, or a backend's own keys.
 pub const ADDRESS_BYTES_MAX: usize = 64;
 
-/// Links to one peer, counting those that both ends opened at the same moment.
-pub const LINKS_PER_PEER_MAX: usize = 16;
+/// Links to one peer, counting those that both ends opened at the same moment: twice one for control, sixteen for data,
+/// and two that stand by over other backends.
+pub const LINKS_PER_PEER_MAX: usize = 38;
+
+/// Bytes that a packet between ends which share memory carries itself. Up to about this many, copying them twice through
+/// a socket costs less than the second packet that a place in shared memory takes.
+pub const PACKET_INLINE_BYTES_MAX: usize = 16 << 10;
 
 /// Channels of one peer: each costs a queue of messages.
 pub const CHANNELS_MAX: usize = 64;

@@ -124,16 +124,21 @@ impl Path {
         self.message_link
     }
 
-    /// The links that carry chunks: those for data, or all if there is none: wake them when [`Path::has_chunks`].
+    /// The links that carry chunks: those for data, or all if there is none, and of these the ones over the best backend:
+    /// the others stand by. Wake them when [`Path::has_chunks`].
     pub fn data_links(&self) -> impl Iterator<Item = LinkId> {
-        let any_data = self.links.values().any(|link| link.role == LinkRole::Data);
-        let carries = move |link: &PathLink| !any_data || link.role == LinkRole::Data;
+        let standing = |link: &PathLink| (link.role != LinkRole::Data, link.backend.rank());
+        let best = self.links.values().map(standing).min();
+        let any_data = best.is_some_and(|(other, _)| !other);
+        let carries = move |link: &PathLink| {
+            Some(link.backend.rank()) == best.map(|(_, rank)| rank) && (!any_data || link.role == LinkRole::Data)
+        };
         self.links.iter().filter(move |(_, link)| carries(link)).map(|(id, _)| *id)
     }
 
     fn choose_message_link(&mut self) {
-        let control = self.links.iter().find(|(_, link)| link.role == LinkRole::Control);
-        self.message_link = control.or_else(|| self.links.iter().next()).map(|(id, _)| *id);
+        let standing = |link: &PathLink| (link.role != LinkRole::Control, link.backend.rank());
+        self.message_link = self.links.iter().min_by_key(|(id, link)| (standing(link), **id)).map(|(id, _)| *id);
     }
 
     // What the owner asks for.

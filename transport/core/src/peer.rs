@@ -29,14 +29,25 @@ pub enum BackendId {
     Tcp = 1,
     /// An in-process network for tests.
     Sim = 2,
+    /// Memory of one machine that both ends see.
+    Shm = 3,
 }
 
 impl BackendId {
+    /// All that this build knows, the one that is preferred first: what copies least and asks least of the kernel.
+    pub const PREFERRED: [Self; 3] = [Self::Shm, Self::Tcp, Self::Sim];
+
+    /// Its place in [`BackendId::PREFERRED`]; lower is better.
+    pub fn rank(self) -> usize {
+        Self::PREFERRED.iter().position(|backend| *backend == self).unwrap_or(usize::MAX)
+    }
+
     /// The backend of a wire number, if this build knows it.
     pub fn from_wire(number: u8) -> Option<Self> {
         match number {
             1 => Some(Self::Tcp),
             2 => Some(Self::Sim),
+            3 => Some(Self::Shm),
             _ => None,
         }
     }
@@ -47,6 +58,7 @@ impl fmt::Display for BackendId {
         f.write_str(match self {
             Self::Tcp => "tcp",
             Self::Sim => "sim",
+            Self::Shm => "shm",
         })
     }
 }

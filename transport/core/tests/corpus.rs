@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use xfer_transport_core::frame::{FrameError, FrameHeader};
 use xfer_transport_core::message::{Greeting, LinkMessage, Received};
+use xfer_transport_core::packet::Packet;
 use xfer_transport_core::ticket::Ticket;
 
 fn frame(bytes: &[u8]) -> bool {
@@ -18,6 +19,12 @@ fn frame(bytes: &[u8]) -> bool {
     let Ok(header) = FrameHeader::decode(&bytes) else { return false };
     assert!(header.len_bytes <= header.kind.len_bytes_max());
     comes_back(Ok(header), |header| FrameHeader::decode(&header.encode()))
+}
+
+fn packet(bytes: &[u8]) -> bool {
+    let Ok(packet) = Packet::decode(bytes) else { return false };
+    assert_eq!([&packet.encode_head(), packet.inline()].concat(), bytes);
+    true
 }
 
 fn link_message(bytes: &[u8]) -> bool {
@@ -61,6 +68,11 @@ fn replay(target: &str, parse: impl Fn(&[u8]) -> bool) {
 #[test]
 fn frames() {
     replay("frame", frame);
+}
+
+#[test]
+fn packets() {
+    replay("packet", packet);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use xfer_transport::{
-    Channel, Endpoint, EndpointConfig, Grant, Incoming, Lane, PeerId, Place, Region, RegionId, RemoteRegion,
+    BackendId, Channel, Endpoint, EndpointConfig, Grant, Incoming, Lane, PeerId, Place, Region, RegionId, RemoteRegion,
 };
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -44,6 +44,7 @@ fn number(name: &str, usual: usize) -> usize {
 
 fn config(rank: u32) -> EndpointConfig {
     let mut config = EndpointConfig::new(PeerId { rank, incarnation: 1 }, "bench");
+    config.transports = Some(vec![BackendId::Tcp]);
     config.links_per_peer = number("--links", config.links_per_peer);
     config.chunk_bytes = number("--chunk-kib", config.chunk_bytes as usize >> 10) as u32 * 1024;
     config

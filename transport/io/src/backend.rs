@@ -1,10 +1,11 @@
-//! What moves bytes: a backend opens and accepts links, a link carries frames. The seam for shared memory, verbs,
-//! CUDA and NCCL.
+//! What moves bytes: a backend opens and accepts links, a link carries frames. The seam for verbs, CUDA and
+//! NCCL.
 //!
 //! A link is polled and never blocks. The sending side hands it operations; one that doesn't fit comes back. The
 //! receiving side places bytes through the [`Intake`] it is given, which knows the live grants and the fence: a
 //! backend can't write memory in any other way.
 
+pub mod shm;
 pub mod sim;
 pub mod tcp;
 
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use xfer_transport_core::BackendId;
 use xfer_transport_core::frame::{FrameError, FrameHeader};
+use xfer_transport_core::ticket::Ticket;
 
 use crate::intake::Intake;
 use crate::transfer::Source;
@@ -124,6 +126,33 @@ pub struct Interest {
     pub writable: bool,
     /// There is more to do right now.
     pub at_once: bool,
+}
+
+/// Whether somebody listens where a ticket says, asked for at most `timeout` at each address.
+pub fn answers(ticket: &Ticket, timeout: Duration) -> bool {
+    ticket.addresses.iter().any(|(backend, address)| match backend {
+        BackendId::Tcp => tcp::answers(address, timeout),
+        BackendId::Shm => shm::answers(address, timeout),
+        _ => false,
+    })
+}
+
+/// A way to move bytes, and whether it can be used on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// Which one.
+    pub backend: BackendId,
+    /// What was found, or why it can't be used.
+    pub found: Result<String, String>,
+}
+
+/// Tries all backends of this build, the preferred one first.
+pub fn probe() -> Vec<Probe> {
+    let shm = shm::ShmBackend::bind().map(|_| "sealed memory files can be passed to processes of this user".to_owned());
+    let tcp = tcp::TcpBackend::bind(([127, 0, 0, 1], 0).into()).map(|_| "a socket of this machine listens".to_owned());
+    [(BackendId::Shm, shm), (BackendId::Tcp, tcp)]
+        .map(|(backend, found)| Probe { backend, found: found.map_err(|error| error.to_string()) })
+        .into()
 }
 
 /// Why a link is over.

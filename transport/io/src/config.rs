@@ -4,12 +4,13 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use xfer_transport_core::PeerId;
 use xfer_transport_core::limits::{
     CHUNK_BYTES_DEFAULT, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, JOB_BYTES_MAX, LINKS_PER_PEER_MAX,
 };
+use xfer_transport_core::{BackendId, PeerId};
 
 use crate::backend::Backend;
+use crate::backend::shm::ShmBackend;
 use crate::backend::tcp::TcpBackend;
 use crate::error::StartError;
 
@@ -28,7 +29,9 @@ pub struct EndpointConfig {
     pub chunk_bytes: u32,
     /// Payload bytes that may leave per second, all peers together.
     pub egress_bytes_per_s: Option<u64>,
-    /// What moves bytes; TCP on `bind` if there is none.
+    /// Which of our own backends to open, the preferred one first: each must be there. `None` takes all that are.
+    pub transports: Option<Vec<BackendId>>,
+    /// What moves bytes instead of our own backends, if there is any.
     pub backends: Vec<Arc<dyn Backend>>,
 }
 
@@ -43,6 +46,7 @@ impl EndpointConfig {
             links_per_peer: 2,
             chunk_bytes: CHUNK_BYTES_DEFAULT,
             egress_bytes_per_s: None,
+            transports: None,
             backends: Vec::new(),
         }
     }
@@ -58,19 +62,48 @@ impl EndpointConfig {
                 self.chunk_bytes
             ));
         }
-        // Half of the limit: both ends may connect at the same moment.
-        let links_max = LINKS_PER_PEER_MAX / 2 - 1;
+        // Half of the limit, since both ends may connect at the same moment, without those for control and standing by.
+        let links_max = LINKS_PER_PEER_MAX / 2 - 3;
         if !(1..=links_max).contains(&self.links_per_peer) {
             return refuse(format!("a peer has 1 to {links_max} data links, not {}", self.links_per_peer));
         }
         Ok(())
     }
 
-    /// The backends to use.
+    /// The backends to use, the preferred one first.
     pub(crate) fn open_backends(&self) -> Result<Vec<Arc<dyn Backend>>, StartError> {
         if !self.backends.is_empty() {
             return Ok(self.backends.clone());
         }
+        let Some(wanted) = &self.transports else {
+            let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
+            match ShmBackend::bind() {
+                Ok(shm) => backends.push(Arc::new(shm)),
+                // It reaches nobody whom TCP doesn't, so this process is only slower without it.
+                Err(error) => {
+                    tracing::warn!("no shared memory here, peers on this machine are reached by tcp: {error}")
+                }
+            }
+            backends.push(self.open_tcp()?);
+            return Ok(backends);
+        };
+        if wanted.is_empty() {
+            return Err(StartError::Config("no transport is wanted: name shm, tcp or both".into()));
+        }
+        let open = |id: &BackendId| match id {
+            BackendId::Shm => match ShmBackend::bind() {
+                Ok(shm) => Ok(Arc::new(shm) as Arc<dyn Backend>),
+                Err(error) => Err(StartError::NoSharedMemory(error)),
+            },
+            BackendId::Tcp => self.open_tcp(),
+            other => {
+                Err(StartError::Config(format!("{other} is not a transport of this build: name shm, tcp or both")))
+            }
+        };
+        wanted.iter().map(open).collect()
+    }
+
+    fn open_tcp(&self) -> Result<Arc<dyn Backend>, StartError> {
         let insecure = std::env::var_os("XFER_INSECURE").is_some_and(|value| value == "1");
         if !self.bind.ip().is_loopback() && !insecure {
             return Err(StartError::Exposed(self.bind));
@@ -82,7 +115,7 @@ impl EndpointConfig {
             )));
         }
         let tcp = TcpBackend::bind(self.bind).map_err(|error| StartError::Bind { address: self.bind, error })?;
-        Ok(vec![Arc::new(tcp)])
+        Ok(Arc::new(tcp))
     }
 }
 
@@ -96,6 +129,7 @@ impl fmt::Debug for EndpointConfig {
             .field("links_per_peer", &self.links_per_peer)
             .field("chunk_bytes", &self.chunk_bytes)
             .field("egress_bytes_per_s", &self.egress_bytes_per_s)
+            .field("transports", &self.transports)
             .field("backends", &backends)
             .finish()
     }

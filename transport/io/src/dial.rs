@@ -5,14 +5,15 @@ use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use xfer_transport_core::message::Hello;
+use xfer_transport_core::PeerId;
+use xfer_transport_core::message::{Hello, LinkRole};
 use xfer_transport_core::ticket::Ticket;
 
 use crate::backend::{Backend, Link};
 use crate::error::ConnectError;
 use crate::greeting::{Opening, Side, role_of};
 use crate::limits::REDIAL_TIMEOUT;
-use crate::peer::Peer;
+use crate::peer::{Peer, Reach};
 use crate::peers::Peers;
 use crate::shared::Shared;
 use crate::worker::Worker;
@@ -52,31 +53,69 @@ impl Dialer {
                 return Err(ConnectError::Superseded { peer, later: connected.id() });
             }
         }
-        let connected = self.open_link(ticket, 0, until, timeout)?;
-        let _ = connected.ticket.set(ticket.clone());
-        for link in 1..=self.shared.links_per_peer {
-            // One link is enough to begin; the others are tried again later.
-            if let Err(error) = self.open_link(ticket, link, until, timeout) {
-                tracing::warn!("link {link} to {peer}: {error}");
+        let mut ways = self.ways(ticket);
+        let mut connected = Err(ConnectError::NoCommonBackend(peer));
+        let mut unused = Vec::new();
+        while let Some(way) = ways.first() {
+            connected = self.open_link(ticket, way, role_of(0), until, timeout);
+            let Err(error @ ConnectError::Unreachable { .. }) = &connected else { break };
+            unused.push((way.backend.id(), error.to_string()));
+            ways.remove(0);
+        }
+        let connected = connected?;
+        let reach = Reach { ticket: ticket.clone(), over: ways.iter().map(|way| way.backend.id()).collect(), unused };
+        let reach = connected.reach.get_or_init(|| reach);
+        // One link is enough to begin; the others are tried again later.
+        for (way, role, count) in self.wanted(&ways) {
+            for _ in usize::from(role == role_of(0))..count {
+                if let Err(error) = self.open_link(&reach.ticket, way, role, until, timeout) {
+                    tracing::warn!("a further link to {peer}: {error}");
+                }
             }
         }
         Ok(connected)
     }
 
+    /// How the process behind a ticket may be reached from here, the best way first.
+    fn ways<'a>(&'a self, ticket: &'a Ticket) -> Vec<Way<'a>> {
+        let of = |backend: &'a Arc<dyn Backend>| {
+            let addresses = ticket.addresses.iter().filter(|(id, _)| *id == backend.id());
+            addresses.map(move |(_, address)| Way { backend, address })
+        };
+        self.backends.iter().flat_map(of).collect()
+    }
+
+    /// How many links of each role belong on each way: the best carries, the others stand by with one each, so that what
+    /// is under way goes on when the best breaks.
+    fn wanted<'a>(&self, ways: &'a [Way<'a>]) -> Vec<(&'a Way<'a>, LinkRole, usize)> {
+        let Some((best, others)) = ways.split_first() else { return Vec::new() };
+        let mut wanted = vec![(best, role_of(0), 1), (best, role_of(1), self.shared.links_per_peer)];
+        wanted.extend(others.iter().map(|other| (other, role_of(1), 1)));
+        wanted
+    }
+
     /// Opens links again that were lost while their peer was not.
     pub(crate) fn redial(&self) {
         for peer in self.peers.all() {
-            let Some(ticket) = peer.ticket.get() else { continue };
-            let missing = (self.shared.links_per_peer + 1).saturating_sub(peer.link_count());
-            let until = Instant::now() + REDIAL_TIMEOUT;
-            if missing == 0 || self.shared.is_stopping() || peer.down_reason().is_some() {
-                continue;
-            }
-            let Some(_turn) = self.turn(peer.id().rank, until) else { continue };
-            let has_control = peer.workers().iter().any(|worker| worker.role() == role_of(0));
-            let link = usize::from(has_control);
-            if let Err(error) = self.open_link(ticket, link, until, REDIAL_TIMEOUT) {
-                tracing::debug!("a lost link to {} stays lost: {error}", peer.id());
+            let Some(reach) = peer.reach.get() else { continue };
+            let workers = peer.workers();
+            let mut ways = self.ways(&reach.ticket);
+            // What was not reached at first isn't reached later: another machine, another user.
+            ways.retain(|way| reach.over.contains(&way.backend.id()));
+            let has_control = workers.iter().any(|worker| worker.role() == role_of(0));
+            for (way, role, count) in self.wanted(&ways) {
+                let there =
+                    workers.iter().filter(|worker| (worker.backend(), worker.role()) == (way.backend.id(), role));
+                // The other end may have opened the one for control.
+                let missing = if role == role_of(0) { !has_control } else { there.count() < count };
+                if !missing || self.shared.is_stopping() || peer.down_reason().is_some() {
+                    continue;
+                }
+                let until = Instant::now() + REDIAL_TIMEOUT;
+                let Some(_turn) = self.turn(peer.id().rank, until) else { continue };
+                if let Err(error) = self.open_link(&reach.ticket, way, role, until, REDIAL_TIMEOUT) {
+                    tracing::debug!("a lost link to {} stays lost: {error}", peer.id());
+                }
             }
         }
     }
@@ -84,14 +123,15 @@ impl Dialer {
     fn open_link(
         &self,
         ticket: &Ticket,
-        link: usize,
+        way: &Way<'_>,
+        role: LinkRole,
         until: Instant,
         timeout: Duration,
     ) -> Result<Arc<Peer>, ConnectError> {
         let peer = ticket.id;
         let timed_out = || ConnectError::TimedOut { peer, after: timeout };
         let left = || until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
-        let connection = self.open_any(ticket, left().ok_or_else(timed_out)?)?;
+        let connection = way.open(peer, left().ok_or_else(timed_out)?)?;
         let (done, outcome) = sync_channel(1);
         let hello = Hello {
             job: self.shared.job.clone(),
@@ -99,7 +139,7 @@ impl Dialer {
             nonce: self.shared.nonce,
             session: self.peers.session(peer.rank),
             to: peer,
-            role: role_of(link),
+            role,
         };
         let opening = Opening { peers: Arc::clone(&self.peers), hello, nonce: ticket.nonce, done: Some(done) };
         let worker = Worker::start(connection, Side::Opening(opening), &self.shared)
@@ -117,27 +157,6 @@ impl Dialer {
         }
     }
 
-    /// A connection over the first backend that is both here and in the ticket.
-    fn open_any(&self, ticket: &Ticket, timeout: Duration) -> Result<Box<dyn Link>, ConnectError> {
-        let mut failure = ConnectError::NoCommonBackend(ticket.id);
-        for backend in &self.backends {
-            for (_, address) in ticket.addresses.iter().filter(|(id, _)| *id == backend.id()) {
-                match backend.open(address, timeout) {
-                    Ok(link) => return Ok(link),
-                    Err(error) => {
-                        failure = ConnectError::Unreachable {
-                            peer: ticket.id,
-                            backend: backend.id(),
-                            address: backend.describe(address),
-                            error,
-                        };
-                    }
-                }
-            }
-        }
-        Err(failure)
-    }
-
     fn turn(&self, rank: u32, until: Instant) -> Option<TurnGuard<'_>> {
         let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
         while busy.contains(&rank) {
@@ -146,6 +165,23 @@ impl Dialer {
         }
         busy.insert(rank);
         Some(TurnGuard { dialer: self, rank })
+    }
+}
+
+/// One address of a peer, and what it is for.
+struct Way<'a> {
+    backend: &'a Arc<dyn Backend>,
+    address: &'a [u8],
+}
+
+impl Way<'_> {
+    fn open(&self, peer: PeerId, timeout: Duration) -> Result<Box<dyn Link>, ConnectError> {
+        self.backend.open(self.address, timeout).map_err(|error| ConnectError::Unreachable {
+            peer,
+            backend: self.backend.id(),
+            address: self.backend.describe(self.address),
+            error,
+        })
     }
 }
 

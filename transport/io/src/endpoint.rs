@@ -10,7 +10,7 @@ use bytes::Bytes;
 use xfer_transport_core::frame;
 use xfer_transport_core::path::Request;
 use xfer_transport_core::ticket::Ticket;
-use xfer_transport_core::{Deadline, Lane, PeerId, RateInterval, RemoteSlice, Time};
+use xfer_transport_core::{BackendId, Deadline, Lane, PeerId, RateInterval, RemoteSlice, Time};
 
 use crate::backend::Backend;
 use crate::backlog::Backlog;
@@ -27,6 +27,20 @@ use crate::shared::Shared;
 use crate::stats::{Stats, add};
 use crate::transfer::{Transfer, TransferHandle};
 use crate::worker::Worker;
+
+/// How a peer is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Route {
+    /// What carries its bytes.
+    pub over: BackendId,
+    /// By how many links.
+    pub links: usize,
+    /// What would carry them if that broke.
+    pub standing_by: Vec<BackendId>,
+    /// What would be better, and why it can't be used. Known only to the end that connected.
+    pub unused: Vec<(BackendId, String)>,
+}
 
 /// One process's end of all its connections. Clones are the same endpoint; dropping the last one shuts it down.
 #[derive(Clone)]
@@ -172,6 +186,23 @@ impl Endpoint {
     /// What the path to `peer` carries, as measured while it was busy.
     pub fn rate(&self, peer: PeerId) -> Option<RateInterval> {
         self.0.peers.find(peer)?.rate()
+    }
+
+    /// How `peer` is reached just now; nothing if it is not connected.
+    pub fn route(&self, peer: PeerId) -> Option<Route> {
+        let peer = self.0.peers.find(peer)?;
+        let carrying: Vec<_> = {
+            let path = peer.path();
+            path.data_links().collect()
+        };
+        let workers = peer.workers();
+        let over = workers.iter().find(|worker| carrying.contains(&worker.id())).map(|worker| worker.backend());
+        let mut standing_by: Vec<BackendId> = workers.iter().map(|worker| worker.backend()).collect();
+        standing_by.sort_unstable();
+        standing_by.dedup();
+        standing_by.retain(|backend| Some(*backend) != over);
+        let unused = peer.reach.get().map(|reach| reach.unused.clone()).unwrap_or_default();
+        Some(Route { over: over?, links: carrying.len(), standing_by, unused })
     }
 
     /// Limits the payload bytes that leave per second, all peers together; `None` is no limit.

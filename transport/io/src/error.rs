@@ -33,6 +33,9 @@ pub enum StartError {
         /// What the system says.
         error: std::io::Error,
     },
+    /// Memory can't be shared here, and it was asked for by name.
+    #[error("no shared memory here: {0}; leave `shm` out of XFER_TRANSPORTS")]
+    NoSharedMemory(std::io::Error),
     /// The system gives no thread or descriptor.
     #[error("can't start: {0}")]
     System(#[from] std::io::Error),

@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use rustix::rand::GetRandomFlags;
 use xfer_transport_core::message::Refusal;
 use xfer_transport_core::{PeerId, Place, RegionId, RemoteRegion};
 
@@ -166,7 +167,13 @@ impl fmt::Debug for Grant {
     }
 }
 
-/// A number that a peer can't guess: the standard library seeds its hashers from the system's randomness.
+/// A number that a peer can't guess. Asked of the kernel each time: what a library keeps of its randomness, the processes
+/// that were forked from one share.
 pub(crate) fn random_u64() -> u64 {
-    RandomState::new().hash_one(0_u8)
+    let mut bytes = [0; 8];
+    match rustix::rand::getrandom(&mut bytes, GetRandomFlags::empty()) {
+        Ok(8) => u64::from_ne_bytes(bytes),
+        // A kernel without it; then at least no two numbers of this process are alike, and the process's id is in them.
+        _ => RandomState::new().hash_one(std::process::id()),
+    }
 }

@@ -187,6 +187,15 @@ impl Intake {
         }
     }
 
+    /// The rest of the chunk doesn't come: its transfer is over at the other end.
+    pub fn abandon_chunk(&mut self) {
+        self.chunk = None;
+        self.slot.clear();
+        if let Some(mut arrivals) = self.peer.as_ref().and_then(|peer| peer.lock_arrivals()) {
+            arrivals.inbound.abandoned(self.link);
+        }
+    }
+
     /// All bytes of the chunk have arrived.
     pub fn finish_chunk(&mut self) {
         let (Some(chunk), Some(peer)) = (self.chunk.take(), &self.peer) else { return };

@@ -57,7 +57,7 @@ pub use xfer_transport_core::{
 };
 
 pub use config::EndpointConfig;
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, Route};
 pub use error::{ConnectError, DownReason, GrantError, SendError, StartError, TransferError};
 pub use grants::{Fenced, Grant};
 pub use hub::{Channel, Incoming, PeerEvent};

@@ -37,3 +37,14 @@ pub const REDIAL_TIMEOUT: Duration = Duration::from_millis(1_000);
 
 /// Bytes that a link reads before its thread looks at what is to be sent.
 pub const READ_BUDGET_BYTES: usize = 4 << 20;
+
+/// Bytes of a segment of the arena, unless one region needs more. Many small tensors share one, so that descriptors and
+/// mappings are few; only what was allocated has pages.
+pub const ARENA_SEGMENT_BYTES: u64 = 64 << 20;
+
+/// Bytes of the ring through which a link passes memory that can't be shared: small enough to stay in the processor's
+/// caches between the two copies, large enough that both ends always have a part to work on.
+pub const RING_BYTES: u64 = 1 << 20;
+
+/// Segments that one link shows to its peer, or is shown by it. Each is a mapping; what is over goes through the ring.
+pub const SEGMENTS_MAX: usize = 1_024;

@@ -4,6 +4,9 @@
     reason = "memory that peers write is reached through raw pointers; each use says why it is sound"
 )]
 
+mod arena;
+mod segment;
+
 use std::alloc::{Layout, alloc, dealloc};
 use std::any::Any;
 use std::fmt;
@@ -13,6 +16,8 @@ use std::sync::Arc;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use xfer_transport_core::integrity;
+
+pub(crate) use segment::{Segment, View, Views, dropped_segments};
 
 /// Memory is aligned to pages, so that registering it never covers a neighbour.
 const ALIGN_BYTES: usize = 4096;
@@ -31,6 +36,8 @@ pub struct Region(Arc<RegionInner>);
 struct RegionInner {
     start: NonNull<u8>,
     len_bytes: u64,
+    /// Where it lies in memory that a peer on this machine can be shown.
+    shared: Option<(Arc<Segment>, u64)>,
     /// Dropped last: it may be what `start` points into.
     _owner: Box<dyn Any + Send + Sync>,
 }
@@ -56,6 +63,14 @@ pub enum MemoryError {
     /// The system has no memory left.
     #[error("no memory for {0} bytes: free some, or move less at once")]
     Exhausted(u64),
+    /// Memory that can be shared can't be had.
+    #[error("no shared memory for {len_bytes} bytes ({}): free some, or use ordinary memory", std::io::Error::from_raw_os_error(*errno))]
+    NotShared {
+        /// How much was asked for, in bytes.
+        len_bytes: u64,
+        /// What the system says.
+        errno: i32,
+    },
     /// More than a process can address.
     #[error("{0} bytes are more than a process can address")]
     TooLong(u64),
@@ -84,7 +99,7 @@ impl Region {
         let owner = Allocation { start, layout };
         // SAFETY: the allocation has `layout.size()` bytes and nobody else knows it yet.
         unsafe { start.as_ptr().write_bytes(0, layout.size()) };
-        Ok(Self(Arc::new(RegionInner { start, len_bytes, _owner: Box::new(owner) })))
+        Ok(Self::new(start, len_bytes, Box::new(owner)))
     }
 
     /// Zeroed memory like [`Region::allocate`]'s, whose pages are there only once they are written: for memory that is
@@ -102,7 +117,28 @@ impl Region {
         // SAFETY: all of the mapping, which nobody else knows. Large pages are a hint: hundreds of times fewer faults.
         let _ = unsafe { madvise(start.as_ptr().cast(), len, Advice::LinuxHugepage) };
         let owner = Mapping { start, len };
-        Ok(Self(Arc::new(RegionInner { start, len_bytes, _owner: Box::new(owner) })))
+        Ok(Self::new(start, len_bytes, Box::new(owner)))
+    }
+
+    /// Zeroed memory like [`Region::allocate`]'s that peers on this machine read where it lies: what is sent from it is
+    /// copied once, by whoever receives it. It comes from an arena that this process has once, and goes back there.
+    pub fn shared(len_bytes: u64) -> Result<Self, MemoryError> {
+        arena::allocate(len_bytes)
+    }
+
+    /// Whether peers on this machine can read it where it lies.
+    pub fn is_shared(&self) -> bool {
+        self.0.shared.is_some()
+    }
+
+    fn new(start: NonNull<u8>, len_bytes: u64, owner: Box<dyn Any + Send + Sync>) -> Self {
+        Self(Arc::new(RegionInner { start, len_bytes, shared: None, _owner: owner }))
+    }
+
+    /// `len_bytes` bytes at `at` of a segment, which has them, until `owner` is dropped.
+    fn of_segment(segment: Arc<Segment>, at: u64, len_bytes: u64, owner: Box<dyn Any + Send + Sync>) -> Self {
+        let start = segment.at(at);
+        Self(Arc::new(RegionInner { start, len_bytes, shared: Some((segment, at)), _owner: owner }))
     }
 
     /// Memory of somebody else, kept alive by `owner`.
@@ -124,7 +160,8 @@ impl Region {
             None if len_bytes == 0 => NonNull::dangling(),
             None => return Err(MemoryError::Null(len_bytes)),
         };
-        Ok(Self(Arc::new(RegionInner { start, len_bytes, _owner: owner })))
+        let shared = if len_bytes > 0 { arena::find(start.as_ptr(), len_bytes) } else { None };
+        Ok(Self(Arc::new(RegionInner { start, len_bytes, shared, _owner: owner })))
     }
 
     /// The bytes of a vector.
@@ -138,7 +175,7 @@ impl Region {
         let mut owner = Arc::new(owner);
         let bytes = Arc::get_mut(&mut owner).map(T::as_mut).unwrap_or_default();
         let (start, len_bytes) = (NonNull::from(&mut *bytes).cast(), bytes.len() as u64);
-        Self(Arc::new(RegionInner { start, len_bytes, _owner: Box::new(owner) }))
+        Self::new(start, len_bytes, Box::new(owner))
     }
 
     /// How many bytes there are.
@@ -245,6 +282,11 @@ impl Slice {
         integrity::crc32c_append(crc32c, bytes)
     }
 
+    /// The segment that it lies in, and where, if peers on this machine can be shown that.
+    pub(crate) fn shared(&self) -> Option<(&Arc<Segment>, u64)> {
+        self.region.0.shared.as_ref().map(|(segment, at)| (segment, at + self.start))
+    }
+
     /// Overwrites the bytes from `at` on; what would leave the slice is left out.
     pub(crate) fn copy_from(&self, at: usize, bytes: &[u8]) {
         let (at, len) = self.clip(at, bytes.len());
@@ -284,6 +326,7 @@ impl Drop for Allocation {
 }
 
 /// Memory mapped by the system.
+#[derive(Debug)]
 struct Mapping {
     start: NonNull<u8>,
     len: usize,

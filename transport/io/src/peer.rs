@@ -12,7 +12,7 @@ use xfer_transport_core::path::{Cause, Chunk, End, LinkId, Path, PathConfig, Pat
 use xfer_transport_core::schedule::Windows;
 use xfer_transport_core::stream::PushError;
 use xfer_transport_core::ticket::Ticket;
-use xfer_transport_core::{PeerId, RateInterval, RegionId};
+use xfer_transport_core::{BackendId, PeerId, RateInterval, RegionId};
 
 use crate::backlog::Backlog;
 use crate::error::{DownReason, SendError, TransferError};
@@ -51,8 +51,18 @@ pub(crate) struct Peer {
     unproven: AtomicBool,
     down: OnceLock<DownReason>,
     /// How to reach it again, if it was we who connected.
-    pub(crate) ticket: OnceLock<Ticket>,
+    pub(crate) reach: OnceLock<Reach>,
     peers: Weak<Peers>,
+}
+
+/// How a peer is reached.
+#[derive(Debug)]
+pub(crate) struct Reach {
+    pub(crate) ticket: Ticket,
+    /// Over what, the best first.
+    pub(crate) over: Vec<BackendId>,
+    /// What is better, and why it can't be used.
+    pub(crate) unused: Vec<(BackendId, String)>,
 }
 
 /// What arrives from a peer.
@@ -82,7 +92,7 @@ impl Peer {
             backlog: Backlog::default(),
             unproven: AtomicBool::new(false),
             down: OnceLock::new(),
-            ticket: OnceLock::new(),
+            reach: OnceLock::new(),
             peers,
         }
     }

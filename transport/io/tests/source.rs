@@ -8,7 +8,9 @@ use xfer_transport::conformance::{PATIENCE, Random, eventually, seed};
 use xfer_transport::core::frame::{FrameHeader, FrameKind};
 use xfer_transport::core::message::{Greeting, Hello, LinkMessage, LinkRole, Received};
 use xfer_transport::core::ticket::Ticket;
-use xfer_transport::{Cancelled, Endpoint, EndpointConfig, Lane, PeerId, Place, Region, RegionId, RemoteRegion};
+use xfer_transport::{
+    BackendId, Cancelled, Endpoint, EndpointConfig, Lane, PeerId, Place, Region, RegionId, RemoteRegion,
+};
 
 const LEN_BYTES: u64 = 64 << 20;
 const BEFORE: u8 = 1;
@@ -79,6 +81,7 @@ fn nothing_of_a_cancelled_source_leaves() {
     for _ in 0..8 {
         let mut config = EndpointConfig::new(PeerId { rank: 0, incarnation: 1 }, "job");
         config.chunk_bytes = 16 << 20;
+        config.transports = Some(vec![BackendId::Tcp]);
         let endpoint = Endpoint::start(config).expect("an endpoint");
         let id = PeerId { rank: 1, incarnation: 1 };
         let [control, data] = [LinkRole::Control, LinkRole::Data].map(|role| Wiretap::connect(&endpoint, id, role));

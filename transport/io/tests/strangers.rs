@@ -9,12 +9,14 @@ use xfer_transport::core::frame::{FrameHeader, FrameKind, VERSION};
 use xfer_transport::core::limits::HANDSHAKES_MAX;
 use xfer_transport::core::message::{Greeting, Hello, LinkRole, RejectReason};
 use xfer_transport::core::ticket::Ticket;
-use xfer_transport::{Endpoint, EndpointConfig, Lane, PeerId, Region, StartError};
+use xfer_transport::{BackendId, Endpoint, EndpointConfig, Lane, PeerId, Region, StartError};
 
 const STRANGER: PeerId = PeerId { rank: 7, incarnation: 1 };
 
 fn endpoint(rank: u32) -> Endpoint {
-    Endpoint::start(EndpointConfig::new(PeerId { rank, incarnation: 1 }, "job")).expect("an endpoint")
+    let mut config = EndpointConfig::new(PeerId { rank, incarnation: 1 }, "job");
+    config.transports = Some(vec![BackendId::Tcp]);
+    Endpoint::start(config).expect("an endpoint")
 }
 
 /// A connection to `endpoint` that has said nothing.

@@ -69,7 +69,7 @@ def test_nothing_is_lost(tmp_path: Path, place: str, in_flight: int) -> None:
     assert figures["moved_items"]["parameter"] == 48
     assert figures["moved_items"]["optimizer"] == 3 * 48
     assert figures["moved_bytes"]["optimizer"] > 2 * figures["moved_bytes"]["parameter"]
-    assert set(figures["path"]) == {"tcp"}
+    assert set(figures["path"]) == {"shm"}
     assert sum(figures["path"].values()) >= sum(figures["moved_bytes"].values())
     assert figures["seconds"].keys() == figures["moved_bytes"].keys()
     assert len(figures["order"]) == sum(figures["moved_items"].values())

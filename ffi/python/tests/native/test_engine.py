@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 
@@ -25,6 +26,36 @@ def engines() -> Iterator[list[xfer.Engine]]:
     yield all_three
     for engine in all_three:
         engine.close()
+
+
+def test_forked_processes_draw_names_of_their_own() -> None:
+    """Two engines of processes that were forked from one that had an engine: each listens under its own name."""
+    xfer.Engine(0, 1, store="127.0.0.1:0").close()
+
+    def listeners() -> set[str]:
+        with open("/proc/net/unix") as sockets:
+            return {line.split()[-1] for line in sockets if "@xfer-" in line}
+
+    before, pipes = listeners(), []
+    for _ in range(2):
+        told, tells = os.pipe()
+        waits, ends = os.pipe()
+        if os.fork() == 0:
+            os.close(ends)
+            engine = xfer.Engine(0, 1, store="127.0.0.1:0")
+            os.write(tells, b"1")
+            os.read(waits, 1)
+            engine.close()
+            os._exit(0)
+        os.close(waits)
+        pipes.append((told, ends))
+    assert [os.read(told, 1) for told, _ in pipes] == [b"1", b"1"]
+    drawn = listeners() - before
+    for told, ends in pipes:
+        os.close(ends)
+        os.close(told)
+    assert [os.wait()[1] for _ in pipes] == [0, 0]
+    assert len(drawn) >= 2
 
 
 def filled(text: bytes) -> xfer.Memory:
@@ -132,7 +163,7 @@ def test_what_is_protected_leaves_with_the_notice_and_wakes_who_waits(engines: l
         assert engine.incoming() is None
     report = outgoing.report()
     assert (report["verdict"], report["generation"], report["moved_bytes"]) == ("handoff", 1, len(b"weightsgradientssaved"))
-    assert report["path"] == {"tcp": report["moved_bytes"]}
+    assert report["path"] == {"shm": report["moved_bytes"]}
     assert set(report["order"]) == {"w", "g", "s"}
 
 

@@ -34,6 +34,7 @@ from .capture import LayerForward, Route, forward  # noqa: E402
 from .checkpoint import CheckpointError, Checkpoints  # noqa: E402
 from .errors import Diverged, OptimizerStateError, Refused, Spent, Why, WireError  # noqa: E402
 from .export import Exported  # noqa: E402
+from .memory import empty  # noqa: E402
 from .optimizer import adopt_optimizer_state, export_optimizer_state  # noqa: E402
 from .ownership import LayersLost  # noqa: E402
 from .recompute import recompute, recompute_arguments  # noqa: E402
@@ -63,6 +64,7 @@ __all__ = [
     "Why",
     "WireError",
     "adopt_optimizer_state",
+    "empty",
     "export_optimizer_state",
     "forward",
     "recompute",

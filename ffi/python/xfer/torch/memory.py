@@ -22,6 +22,16 @@ def lend(tensor: Tensor) -> Memory:
     return Memory.borrow(whole.data_ptr(), whole.nbytes, whole)
 
 
+def empty(*size: int, dtype: torch.dtype | None = None, requires_grad: bool = False) -> Tensor:
+    """A tensor as `torch.empty` makes it, in memory that other processes of this machine read where it lies: what is sent
+    from it is copied once, by whoever receives it. Views of it are as good."""
+    like = torch.empty(size, dtype=dtype, device="meta")
+    if like.numel() == 0:
+        return torch.empty(size, dtype=dtype, requires_grad=requires_grad)
+    tensor = view_typed(view(Memory.shared(like.nbytes)), 0, like.dtype, tuple(like.shape), like.stride())
+    return tensor.requires_grad_(requires_grad)
+
+
 def view(memory: Memory) -> Tensor:
     """The bytes of `memory` as a 1-D uint8 tensor, which keeps it alive."""
     return torch.frombuffer(memory, dtype=torch.uint8)

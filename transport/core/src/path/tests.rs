@@ -499,6 +499,28 @@ fn the_link_for_control_carries_chunks_only_when_it_is_the_last() {
 }
 
 #[test]
+fn links_over_a_worse_backend_stand_by_until_the_better_ones_are_lost() {
+    let mut path = path();
+    let [standby, control, data] = [0, 1, 2].map(LinkId);
+    path.add_link(standby, BackendId::Tcp, LinkRole::Data);
+    assert_eq!((path.message_link(), path.data_links().collect()), (Some(standby), vec![standby]));
+    path.add_link(control, BackendId::Shm, LinkRole::Control);
+    path.add_link(data, BackendId::Shm, LinkRole::Data);
+    assert_eq!(path.data_links().collect::<Vec<_>>(), [data]);
+    let id = path.write(request(Lane::Rescue, u64::from(2 * CHUNK_BYTES)), Time::ZERO).expect("below the limit");
+    let mut bucket = TokenBucket::default();
+    let first = path.next(data, Time::ZERO, &mut bucket);
+    assert!(matches!(first, Next::Chunk(chunk) if chunk.transfer == id && chunk.attempt == 0), "{first:?}");
+    assert_eq!(path.next(standby, Time::ZERO, &mut bucket), Next::Idle, "it is not needed");
+    path.link_lost(data, Time::ZERO);
+    assert_eq!(path.data_links().collect::<Vec<_>>(), [standby]);
+    let again = path.next(standby, Time::ZERO, &mut bucket);
+    assert!(matches!(again, Next::Chunk(chunk) if chunk.source_offset == 0 && chunk.attempt == 1), "{again:?}");
+    path.add_link(LinkId(3), BackendId::Shm, LinkRole::Data);
+    assert_eq!(path.data_links().collect::<Vec<_>>(), [LinkId(3)], "what comes back is used again");
+}
+
+#[test]
 fn a_lost_link_takes_only_what_was_not_acknowledged() {
     let mut world = World::new();
     let id = world.write(request(Lane::Step, 3 * u64::from(CHUNK_BYTES)));

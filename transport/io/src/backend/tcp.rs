@@ -52,10 +52,7 @@ impl Backend for TcpBackend {
     }
 
     fn open(&self, address: &[u8], timeout: Duration) -> io::Result<Box<dyn Link>> {
-        let text = std::str::from_utf8(address).ok().and_then(|text| text.parse().ok());
-        let address: SocketAddr = text.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not an address"))?;
-        let stream = TcpStream::connect_timeout(&address, timeout.max(Duration::from_millis(1)))?;
-        Ok(Box::new(TcpLink::new(stream)?))
+        Ok(Box::new(TcpLink::new(call(address, timeout)?)?))
     }
 
     fn accept(&self, timeout: Duration) -> io::Result<Option<Box<dyn Link>>> {
@@ -82,6 +79,17 @@ impl Backend for TcpBackend {
         // answers, and whoever asks whether this process lives would be told that it does.
         let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
     }
+}
+
+/// Whether somebody listens there.
+pub(super) fn answers(address: &[u8], timeout: Duration) -> bool {
+    call(address, timeout).is_ok()
+}
+
+fn call(address: &[u8], timeout: Duration) -> io::Result<TcpStream> {
+    let text = std::str::from_utf8(address).ok().and_then(|text| text.parse().ok());
+    let address: SocketAddr = text.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not an address"))?;
+    TcpStream::connect_timeout(&address, timeout.max(Duration::from_millis(1)))
 }
 
 /// Whether an accept failed because of who called, or because nobody did.

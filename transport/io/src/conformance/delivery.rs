@@ -113,7 +113,8 @@ pub fn what_is_posted_is_bounded(make: Make<'_>) {
     let write = pair.sender.write(pair.receiver.id(), source.all(), grant.remote().all(), Lane::Rescue, None);
     let window = lane_window_bytes(Lane::Rescue);
     let sent = || pair.sender.stats().lane(Lane::Rescue).sent_bytes;
-    eventually("the window is used", || sent() >= window);
+    // A backend may hold less by itself, but every one posts something.
+    eventually("something is posted", || sent() > 0);
     // Until the first link is given up for dead, and what it carried goes again over the next.
     while pair.sender.stats().links_lost == 0 && write.try_result().is_none() {
         let (posted, lost) = (sent(), pair.sender.stats().links_lost);

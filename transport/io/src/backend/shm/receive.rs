@@ -1,0 +1,247 @@
+//! Takes packets off the socket, and pulls what they tell of to its place.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use xfer_transport_core::frame::{FrameHeader, FrameKind};
+use xfer_transport_core::limits::{FRAME_HEADER_BYTES, PACKET_INLINE_BYTES_MAX};
+use xfer_transport_core::packet::Packet;
+
+use super::send::Sender;
+use super::socket;
+use crate::backend::LinkError;
+use crate::intake::{Intake, Landing};
+use crate::limits::{READ_BUDGET_BYTES, RING_BYTES, SEGMENTS_MAX};
+use crate::memory::{View, Views};
+
+/// Most that is copied at once: it is still in the second-level cache when it is summed, and a fence waits for it.
+const PART_BYTES: usize = 128 << 10;
+
+/// The longest packet: a kind, a header, and what may be inline.
+const PACKET_BYTES_MAX: usize = 1 + FRAME_HEADER_BYTES + PACKET_INLINE_BYTES_MAX;
+
+pub(super) struct Receiver {
+    views: Arc<Views>,
+    buffer: Box<[u8; PACKET_BYTES_MAX]>,
+    pull: Pull,
+    /// The budget was used up before the socket was empty.
+    more: bool,
+}
+
+/// What packets mean, which depends on those before.
+struct Pull {
+    frame: Frame,
+    ring: Option<Arc<View>>,
+    segments: HashMap<u64, Arc<View>>,
+}
+
+/// The frame that is being received.
+enum Frame {
+    None,
+    Chunk { len: usize, at: usize },
+    Message { header: FrameHeader, payload: BytesMut },
+}
+
+impl Receiver {
+    pub(super) fn new(views: Arc<Views>) -> Self {
+        let pull = Pull { frame: Frame::None, ring: None, segments: HashMap::new() };
+        Self { views, buffer: Box::new([0; PACKET_BYTES_MAX]), pull, more: false }
+    }
+
+    pub(super) fn has_more(&self) -> bool {
+        self.more
+    }
+
+    /// Receives until nothing is left, the budget is used up, or somebody has to look at what arrived.
+    pub(super) fn receive(
+        &mut self,
+        socket: &OwnedFd,
+        sender: &mut Sender,
+        intake: &mut Intake,
+    ) -> Result<(), LinkError> {
+        let mut budget = READ_BUDGET_BYTES;
+        loop {
+            self.more = budget == 0 || intake.is_paused();
+            if self.more {
+                return Ok(());
+            }
+            let (got, file) = match socket::receive(socket, &mut self.buffer[..]) {
+                Ok((0, _)) => return Err(LinkError::Closed),
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error.into()),
+            };
+            intake.heard(got);
+            let packet = Packet::decode(&self.buffer[..got]).map_err(|error| violation(&error.to_string()))?;
+            let moved = match packet {
+                Packet::Segment { id, len_bytes } => {
+                    let view = self.map(file, len_bytes)?;
+                    self.pull.show(id, view)?;
+                    0
+                }
+                Packet::Ring { len_bytes } => {
+                    if self.pull.ring.is_some() || len_bytes > RING_BYTES {
+                        return Err(violation("a second ring, or a larger one than there is"));
+                    }
+                    self.pull.ring = Some(self.map(file, len_bytes)?);
+                    0
+                }
+                Packet::Freed { len_bytes } => {
+                    sender.freed(len_bytes)?;
+                    // What waited for it is what the other end waits for.
+                    sender.advance(socket)?;
+                    0
+                }
+                Packet::Staged { at, len_bytes } => {
+                    self.pull.staged(at, len_bytes, intake)?;
+                    sender.owe(socket, u64::from(len_bytes))?;
+                    len_bytes as usize
+                }
+                packet => self.pull.take(&packet, intake)?,
+            };
+            budget = budget.saturating_sub(got.max(moved));
+        }
+    }
+
+    fn map(&self, file: Option<OwnedFd>, len_bytes: u64) -> Result<Arc<View>, LinkError> {
+        let file = file.ok_or_else(|| violation("memory was shown without its descriptor"))?;
+        Ok(self.views.map(&file, len_bytes)?)
+    }
+}
+
+impl Pull {
+    /// A packet that brings bytes, or ends some: how many it moved.
+    fn take(&mut self, packet: &Packet<'_>, intake: &mut Intake) -> Result<usize, LinkError> {
+        match *packet {
+            Packet::Frame { header, inline } => {
+                self.begin(header, intake)?;
+                self.bytes(inline, intake)
+            }
+            Packet::More(inline) => self.bytes(inline, intake),
+            Packet::Lent { header, segment, at } => {
+                let view = self.segments.get(&segment).cloned();
+                let view = view.ok_or_else(|| violation("bytes of a segment that was not shown"))?;
+                if header.kind != FrameKind::Data {
+                    return Err(violation("a message in a segment"));
+                }
+                self.begin(header, intake)?;
+                self.pull(&view, at, header.len_bytes, intake)
+            }
+            Packet::Abandon => match std::mem::replace(&mut self.frame, Frame::None) {
+                Frame::Chunk { .. } => {
+                    intake.abandon_chunk();
+                    Ok(0)
+                }
+                _ => Err(violation("the end of a chunk that did not begin")),
+            },
+            Packet::Forget { id } => {
+                self.segments.remove(&id);
+                Ok(0)
+            }
+            Packet::Staged { .. } | Packet::Segment { .. } | Packet::Ring { .. } | Packet::Freed { .. } => Ok(0),
+        }
+    }
+
+    fn show(&mut self, id: u64, view: Arc<View>) -> Result<(), LinkError> {
+        if self.segments.len() >= SEGMENTS_MAX || self.segments.insert(id, view).is_some() {
+            return Err(violation("too many segments, or one of them twice"));
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, header: FrameHeader, intake: &mut Intake) -> Result<(), LinkError> {
+        if !matches!(self.frame, Frame::None) {
+            return Err(violation("a frame inside another"));
+        }
+        let len = header.len_bytes as usize;
+        self.frame = if header.kind == FrameKind::Data {
+            intake.begin_chunk(header)?;
+            Frame::Chunk { len, at: 0 }
+        } else {
+            Frame::Message { header, payload: BytesMut::with_capacity(len) }
+        };
+        Ok(())
+    }
+
+    /// Payload that came in a packet.
+    fn bytes(&mut self, bytes: &[u8], intake: &mut Intake) -> Result<usize, LinkError> {
+        match &mut self.frame {
+            Frame::Chunk { len, at } => {
+                if bytes.len() > *len - *at {
+                    return Err(violation("more bytes than the chunk has"));
+                }
+                if !bytes.is_empty() {
+                    *at += intake.place(*at, |landing| {
+                        if let Landing::Memory(memory) = landing {
+                            memory.copy_from(*at, bytes);
+                        }
+                        Ok::<_, LinkError>(bytes.len())
+                    })?;
+                }
+            }
+            Frame::Message { header, payload } => {
+                if bytes.len() > header.len_bytes as usize - payload.len() {
+                    return Err(violation("more bytes than the message has"));
+                }
+                payload.extend_from_slice(bytes);
+            }
+            Frame::None => return Err(violation("bytes of no frame")),
+        }
+        self.finish(intake)?;
+        Ok(bytes.len())
+    }
+
+    /// Payload that lies in the ring.
+    fn staged(&mut self, at: u64, len_bytes: u32, intake: &mut Intake) -> Result<(), LinkError> {
+        let ring = self.ring.clone().ok_or_else(|| violation("bytes in a ring that was not shown"))?;
+        self.pull(&ring, at, len_bytes, intake).map(drop)
+    }
+
+    /// Copies a part of the peer's memory to its place.
+    fn pull(&mut self, view: &View, from: u64, len_bytes: u32, intake: &mut Intake) -> Result<usize, LinkError> {
+        if from.checked_add(u64::from(len_bytes)).is_none_or(|end| end > view.len_bytes()) {
+            return Err(violation("bytes beyond the end of a segment"));
+        }
+        let Frame::Chunk { len, at } = &mut self.frame else { return Err(violation("a range for no chunk")) };
+        let wanted = len_bytes as usize;
+        if wanted > *len - *at {
+            return Err(violation("more bytes than the chunk has"));
+        }
+        let mut done = 0;
+        while done < wanted {
+            let part = (wanted - done).min(PART_BYTES);
+            // What is not wanted any more is not read either: its owner may use it for something else by now.
+            intake.place(*at, |landing| {
+                if let Landing::Memory(memory) = landing {
+                    view.copy_to(from as usize + done, part, memory, *at);
+                }
+                Ok::<_, LinkError>(part)
+            })?;
+            done += part;
+            *at += part;
+        }
+        self.finish(intake)?;
+        Ok(wanted)
+    }
+
+    fn finish(&mut self, intake: &mut Intake) -> Result<(), LinkError> {
+        match &mut self.frame {
+            Frame::Chunk { len, at } if at == len => intake.finish_chunk(),
+            Frame::Message { header, payload } if payload.len() == header.len_bytes as usize => {
+                let payload: Bytes = std::mem::take(payload).freeze();
+                intake.message(*header, payload)?;
+            }
+            _ => return Ok(()),
+        }
+        self.frame = Frame::None;
+        Ok(())
+    }
+}
+
+fn violation(what: &str) -> LinkError {
+    LinkError::Violation(what.to_owned())
+}

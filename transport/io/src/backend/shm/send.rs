@@ -1,0 +1,260 @@
+//! Says where frames lie, and fills the ring with what can't be shown.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use xfer_transport_core::frame::FrameHeader;
+use xfer_transport_core::limits::PACKET_INLINE_BYTES_MAX;
+use xfer_transport_core::packet::Packet;
+
+use super::socket;
+use crate::backend::{LinkError, Op};
+use crate::limits::{RING_BYTES, SEGMENTS_MAX};
+use crate::memory::{Segment, dropped_segments};
+use crate::transfer::Source;
+
+/// Most that is staged at once: a quarter of the ring, so that filling and emptying overlap.
+const PART_BYTES: u64 = RING_BYTES / 4;
+
+/// What is read of the peer's ring before it is told without waiting for anything else to say.
+const OWED_BYTES: u64 = RING_BYTES / 4;
+
+#[derive(Default)]
+pub(super) struct Sender {
+    frame: Option<Sending>,
+    /// A packet that the socket had no room for.
+    waiting: Option<Outgoing>,
+    ring: Option<Ring>,
+    /// What the peer has mapped.
+    shown: HashMap<u64, Weak<Segment>>,
+    dropped: u64,
+    /// Bytes of the peer's ring that were read and that it doesn't know of.
+    owed_bytes: u64,
+    /// Why nothing more can be sent; said at the next advance.
+    failed: Option<LinkError>,
+}
+
+/// The frame that is being sent.
+enum Sending {
+    Message { header: FrameHeader, payload: Bytes, at: Option<usize> },
+    Lent { header: FrameHeader, source: Source },
+    Staged { header: FrameHeader, source: Source, at: Option<u64> },
+}
+
+struct Outgoing {
+    head: Vec<u8>,
+    inline: Bytes,
+    file: Option<Arc<Segment>>,
+}
+
+/// Positions count bytes since the ring was made; what lies between the two is the peer's to read.
+struct Ring {
+    segment: Arc<Segment>,
+    shown: bool,
+    written: u64,
+    freed: u64,
+}
+
+impl Sender {
+    pub(super) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.frame.is_none() && self.waiting.is_none() && self.failed.is_none()
+    }
+
+    pub(super) fn waits_for_socket(&self) -> bool {
+        self.waiting.is_some() || self.failed.is_some()
+    }
+
+    /// Takes a frame and sends as much of it as there is room for.
+    pub(super) fn submit(&mut self, socket: &OwnedFd, op: Op) -> Result<(), Op> {
+        if !self.is_idle() {
+            return Err(op);
+        }
+        self.frame = Some(match op {
+            Op::Message { header, payload } => Sending::Message { header, payload, at: None },
+            Op::Chunk { header, source } => match source.read().map(|reading| self.way_of(reading.slice())) {
+                // Nobody wants it any more, and nothing of it has left.
+                None => return Ok(()),
+                Some(Way::Inline(payload)) => Sending::Message { header, payload, at: None },
+                Some(Way::Lent) => Sending::Lent { header, source },
+                Some(Way::Staged) => Sending::Staged { header, source, at: None },
+            },
+        });
+        if let Err(error) = self.advance(socket) {
+            self.failed = Some(error);
+        }
+        Ok(())
+    }
+
+    fn way_of(&self, slice: &crate::Slice) -> Way {
+        let shown = |segment: &Segment| self.shown.contains_key(&segment.id()) || self.shown.len() < SEGMENTS_MAX;
+        match slice.shared() {
+            _ if slice.len_bytes() <= PACKET_INLINE_BYTES_MAX as u64 => Way::Inline(slice.copy_to_vec().into()),
+            Some((segment, _)) if shown(segment) => Way::Lent,
+            _ => Way::Staged,
+        }
+    }
+
+    /// Bytes of the peer's ring were read.
+    pub(super) fn owe(&mut self, socket: &OwnedFd, len_bytes: u64) -> Result<(), LinkError> {
+        self.owed_bytes += len_bytes;
+        if self.owed_bytes >= OWED_BYTES { self.advance(socket) } else { Ok(()) }
+    }
+
+    /// The peer has read so much of our ring.
+    pub(super) fn freed(&mut self, len_bytes: u64) -> Result<(), LinkError> {
+        let ring = self.ring.as_mut().filter(|ring| len_bytes <= ring.written - ring.freed);
+        let ring = ring.ok_or_else(|| LinkError::Violation("more was read than was written".into()))?;
+        ring.freed += len_bytes;
+        Ok(())
+    }
+
+    /// Sends on.
+    pub(super) fn advance(&mut self, socket: &OwnedFd) -> Result<(), LinkError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        loop {
+            if self.waiting.is_none() {
+                self.waiting = self.next_packet()?;
+            }
+            let Some(packet) = &self.waiting else { return Ok(()) };
+            let file = packet.file.as_ref().map(|segment| segment.as_fd());
+            match socket::send(socket, &packet.head, &packet.inline, file) {
+                Ok(()) => self.waiting = None,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn next_packet(&mut self) -> io::Result<Option<Outgoing>> {
+        if self.owed_bytes > 0 {
+            let len_bytes = std::mem::take(&mut self.owed_bytes);
+            return Ok(Some(Outgoing::new(&Packet::Freed { len_bytes })));
+        }
+        if let Some(id) = self.next_forgotten() {
+            return Ok(Some(Outgoing::new(&Packet::Forget { id })));
+        }
+        match self.frame.take() {
+            None => Ok(None),
+            Some(Sending::Message { header, payload, at }) => Ok(Some(self.message(header, payload, at))),
+            Some(Sending::Lent { header, source }) => Ok(self.lend(header, source)),
+            Some(Sending::Staged { header, source, at }) => self.stage(header, source, at),
+        }
+    }
+
+    /// A segment that is gone, and that the peer still has mapped.
+    fn next_forgotten(&mut self) -> Option<u64> {
+        let dropped = dropped_segments();
+        if dropped == self.dropped {
+            return None;
+        }
+        let gone = self.shown.iter().find(|(_, segment)| segment.strong_count() == 0).map(|(id, _)| *id);
+        match gone {
+            Some(id) => _ = self.shown.remove(&id),
+            None => self.dropped = dropped,
+        }
+        gone
+    }
+
+    fn message(&mut self, header: FrameHeader, payload: Bytes, at: Option<usize>) -> Outgoing {
+        let start = at.unwrap_or(0);
+        let end = payload.len().min(start + PACKET_INLINE_BYTES_MAX);
+        let inline = payload.slice(start..end);
+        let packet = match at {
+            None => Packet::Frame { header, inline: &inline },
+            Some(_) => Packet::More(&inline),
+        };
+        let outgoing = Outgoing { inline: inline.clone(), ..Outgoing::new(&packet) };
+        if end < payload.len() {
+            self.frame = Some(Sending::Message { header, payload, at: Some(end) });
+        }
+        outgoing
+    }
+
+    fn lend(&mut self, header: FrameHeader, source: Source) -> Option<Outgoing> {
+        let outgoing = {
+            // Closed: it was not sent, and needs not be. Its transfer is over, and so is this frame.
+            let reading = source.read()?;
+            let (segment, at) = reading.slice().shared()?;
+            match self.shown.entry(segment.id()) {
+                Entry::Occupied(_) => return Some(Outgoing::new(&Packet::Lent { header, segment: segment.id(), at })),
+                Entry::Vacant(new) => _ = new.insert(Arc::downgrade(segment)),
+            }
+            let packet = Packet::Segment { id: segment.id(), len_bytes: segment.len_bytes() };
+            Outgoing { file: Some(Arc::clone(segment)), ..Outgoing::new(&packet) }
+        };
+        self.frame = Some(Sending::Lent { header, source });
+        Some(outgoing)
+    }
+
+    /// The next part of a chunk through the ring; nothing while the ring is full.
+    fn stage(&mut self, header: FrameHeader, source: Source, at: Option<u64>) -> io::Result<Option<Outgoing>> {
+        let Some(start) = at else {
+            self.frame = Some(Sending::Staged { header, source, at: Some(0) });
+            return Ok(Some(Outgoing::new(&Packet::Frame { header, inline: &[] })));
+        };
+        let ring = match &mut self.ring {
+            Some(ring) => ring,
+            none => none.insert(Ring::new()?),
+        };
+        if !std::mem::replace(&mut ring.shown, true) {
+            let packet = Outgoing::new(&Packet::Ring { len_bytes: ring.segment.len_bytes() });
+            let packet = Outgoing { file: Some(Arc::clone(&ring.segment)), ..packet };
+            self.frame = Some(Sending::Staged { header, source, at });
+            return Ok(Some(packet));
+        }
+        let left = u64::from(header.len_bytes) - start;
+        let Some((ring_at, len_bytes)) = ring.room(left) else {
+            self.frame = Some(Sending::Staged { header, source, at });
+            return Ok(None);
+        };
+        match source.read() {
+            Some(reading) => ring.segment.fill(ring_at as usize, reading.slice(), start as usize, len_bytes as usize),
+            None => return Ok(Some(Outgoing::new(&Packet::Abandon))),
+        }
+        ring.written += len_bytes;
+        if len_bytes < left {
+            self.frame = Some(Sending::Staged { header, source, at: Some(start + len_bytes) });
+        }
+        Ok(Some(Outgoing::new(&Packet::Staged { at: ring_at, len_bytes: len_bytes as u32 })))
+    }
+}
+
+/// How a chunk gets across.
+enum Way {
+    Inline(Bytes),
+    Lent,
+    Staged,
+}
+
+impl Outgoing {
+    fn new(packet: &Packet<'_>) -> Self {
+        Self { head: packet.encode_head(), inline: Bytes::new(), file: None }
+    }
+}
+
+impl Ring {
+    fn new() -> io::Result<Self> {
+        let segment = Segment::create(RING_BYTES)?;
+        segment.reserve(0, RING_BYTES)?;
+        Ok(Self { segment: Arc::new(segment), shown: false, written: 0, freed: 0 })
+    }
+
+    /// Where the next part goes and how long it is, if there is room for one that is worth a packet.
+    fn room(&self, left: u64) -> Option<(u64, u64)> {
+        let at = self.written % RING_BYTES;
+        let len_bytes = left.min(PART_BYTES).min(RING_BYTES - at);
+        let free = RING_BYTES - (self.written - self.freed);
+        (free >= len_bytes).then_some((at, len_bytes))
+    }
+}
