@@ -99,10 +99,12 @@ impl Evidence<'_> {
         obstacles
     }
 
-    /// The owners afterwards. What would belong to a rank that is gone goes to the one that proposes, which isn't:
-    /// no shard is ever without an owner.
+    /// The owners afterwards. What would belong to a target that is gone goes to the one that proposes, which isn't:
+    /// no shard is ever without an owner. A rank that has no part in this migration keeps what it owns, also when it
+    /// can't be seen from here: a hand-over between others is no judgement on it.
     fn owners(&self) -> Vec<(String, u32)> {
-        let owner = |rank: u32| if self.gone.contains_key(&rank) { self.me } else { rank };
+        let is_lost = |rank: u32| self.targets.contains(&rank) && self.gone.contains_key(&rank);
+        let owner = |rank: u32| if is_lost(rank) { self.me } else { rank };
         self.owners_after.iter().map(|(shard, rank)| (shard.clone(), owner(*rank))).collect()
     }
 
