@@ -14,6 +14,7 @@ use crate::budget::{Budget, time_for};
 use crate::cost::RecomputeCost;
 use crate::item::{GroupId, Item, ItemClass, ItemId};
 use crate::manifest::Manifest;
+use crate::planted::{self, Bug};
 
 /// Which of the items that can be computed again are sent all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -142,6 +143,9 @@ impl Group<'_> {
     fn before(&self, other: &Self) -> Ordering {
         let ours = u128::from(self.saves_ns) * u128::from(other.bytes);
         let theirs = u128::from(other.saves_ns) * u128::from(self.bytes);
+        if planted::is(Bug::CheapestFirst) {
+            return ours.cmp(&theirs);
+        }
         theirs.cmp(&ours).then(self.bytes.cmp(&other.bytes))
     }
 }
