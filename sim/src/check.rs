@@ -10,7 +10,7 @@ use xfer_migrate_core::{GenerationKind, GenerationRecord, Item, ItemId, Migratio
 use xfer_transport_core::integrity::crc32c;
 use xfer_transport_core::limits::FENCE_TIMEOUT;
 use xfer_transport_core::message::RejectReason;
-use xfer_transport_core::path::{End, Path};
+use xfer_transport_core::path::{Cause, End, Path};
 use xfer_transport_core::{Lane, PeerId, RegionId, Time};
 
 use crate::memory::{Memory, MemoryId, Transfer, Use};
@@ -82,6 +82,7 @@ pub struct Checks {
     /// Every generation that was true, in order.
     pub history: Vec<GenerationRecord>,
     changed: HashSet<MemoryId>,
+    decayed: HashSet<MemoryId>,
     resumed: HashMap<u32, Time>,
     done_bytes: HashMap<PeerId, u64>,
     told_bytes: HashMap<PeerId, u64>,
@@ -145,6 +146,11 @@ impl Checks {
     /// The bytes of a source were changed behind the transport's back.
     pub fn changed(&mut self, memory: MemoryId) {
         self.changed.insert(memory);
+    }
+
+    /// A byte that had arrived was changed by nobody.
+    pub fn decayed(&mut self, memory: MemoryId) {
+        self.decayed.insert(memory);
     }
 
     /// A process that was stopped goes on: what it was to do meanwhile is not late.
@@ -224,10 +230,15 @@ impl Checks {
                 self.demand("P3", right, || "a transfer is done with another checksum than its bytes have".to_owned());
                 if let Some(place) = self.grants.get(&about.region)
                     && matches!(memory.state(*place), Use::Granted(_) | Use::Fenced)
+                    && !self.decayed.contains(place)
                 {
                     let same = memory.bytes(*place) == source;
                     self.demand("P3", same, || "a transfer is done, and other bytes are at its destination".to_owned());
                 }
+            }
+            End::Failed { cause: Cause::Refused(_), fenced: true } => {
+                self.seen.refusals += 1;
+                self.fenced.insert(transfer);
             }
             End::Failed { fenced: true, .. } => {
                 self.seen.fences += 1;

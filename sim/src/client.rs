@@ -234,7 +234,7 @@ impl Clients {
         }
         if thread.connection.is_none() {
             let connection = out.store_open(store, self.process);
-            out.to_store(store, connection, Parcel::Bytes(wire::hello().to_vec()));
+            out.send_to_store(store, connection, Parcel::Bytes(wire::hello().to_vec()));
             let thread = &mut self.threads[at];
             thread.connection = Some(connection);
             thread.greeted = false;
@@ -249,7 +249,7 @@ impl Clients {
             call.in_flight = true;
             let mut frame = Vec::new();
             request.encode(&mut frame);
-            out.to_store(store, connection, Parcel::Bytes(frame));
+            out.send_to_store(store, connection, Parcel::Bytes(frame));
         }
     }
 
@@ -319,7 +319,7 @@ impl Clients {
 
     fn hang_up(&mut self, out: &mut Outside, store: &mut StoreHost, at: usize) {
         if let Some(connection) = self.threads[at].connection.take() {
-            out.to_store(store, connection, Parcel::Closed);
+            out.send_to_store(store, connection, Parcel::Closed);
         }
         self.threads[at].greeted = false;
     }

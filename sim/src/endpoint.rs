@@ -36,8 +36,10 @@ const DIAL_TIMEOUT: Duration = Duration::from_millis(1000);
 pub enum Down {
     /// It said goodbye.
     Left,
-    /// The connection broke.
+    /// The other end closed the connection.
     Lost(&'static str),
+    /// The connection was reset: by the other end, or by somebody on the way there.
+    Reset,
     /// It said nothing for so long.
     Silent(Duration),
     /// It broke the protocol.
@@ -58,6 +60,7 @@ impl fmt::Display for Down {
         match self {
             Self::Left => f.write_str("it left"),
             Self::Lost(how) => f.write_str(how),
+            Self::Reset => f.write_str("connection reset"),
             Self::Silent(time) => write!(f, "no byte for {time:?}"),
             Self::Violation(what) => write!(f, "it broke the protocol: {what}"),
             Self::Replaced => f.write_str("a later life of it is here"),
@@ -264,9 +267,9 @@ impl Endpoint {
         peers.fold((0, 0), |(running, held), peer| (running + peer.transfers.len(), held + peer.quarantine.len()))
     }
 
-    /// Whether a connection to `rank` is being opened or is open.
-    pub fn knows(&self, rank: u32) -> bool {
-        self.peers.contains_key(&rank) || self.links.values().any(|link| is_call_to(link, rank))
+    /// Links to `rank` that carry something.
+    pub fn links_to(&self, rank: u32) -> usize {
+        self.peers.get(&rank).map_or(0, |peer| peer.links.len())
     }
 
     // What its user asks for.
@@ -323,7 +326,7 @@ impl Endpoint {
 
     /// Lets `to`, and nobody else, write into `memory`.
     pub fn grant(&mut self, out: &mut Outside, memory: MemoryId, to: PeerId) -> RemoteRegion {
-        let id = RegionId(out.random.next());
+        let id = RegionId(out.random.number());
         let len_bytes = out.memory.bytes(memory).len() as u64;
         out.memory.set_use(memory, Use::Granted(to));
         out.checks.granted(id, memory);
@@ -414,6 +417,10 @@ impl Endpoint {
                     self.call(out, address, LinkRole::Control);
                 }
                 None => {}
+                // Whoever hears of a later life calls it.
+                Some(peer) if peer.identity.id.incarnation < address.id.incarnation => {
+                    self.call(out, address, LinkRole::Control);
+                }
                 Some(peer) if peer.dialled && peer.links.len() <= self.data_links => {
                     let has_control = peer.links.iter().any(|link| self.links[link].role == LinkRole::Control);
                     let role = if has_control { LinkRole::Data } else { LinkRole::Control };
@@ -430,7 +437,9 @@ impl Endpoint {
     /// A link is over.
     fn end_link(&mut self, out: &mut Outside, id: LinkId, reason: &Down) {
         let Some(link) = self.links.remove(&id) else { return };
-        out.close_wire(link.wire, link.end, !matches!(reason, Down::Left));
+        // What was sent before the end may be lost with it, or arrive all the same.
+        let reset = !matches!(reason, Down::Left) && out.random.per_mille(500);
+        out.close_wire(link.wire, link.end, reset);
         let Some(rank) = link.peer else { return };
         out.note(self.id, "link", || format!("link {} to rank {rank} is over: {reason}", id.0));
         let now = self.local(out.now);
@@ -461,10 +470,11 @@ impl Endpoint {
         }
         for id in peer.links {
             if let Some(link) = self.links.remove(&id) {
-                out.close_wire(link.wire, link.end, true);
+                let reset = out.random.per_mille(500);
+                out.close_wire(link.wire, link.end, reset);
             }
         }
-        let session = out.random.next();
+        let session = out.random.number();
         self.ranks.insert(rank, Rank { incarnation: peer.identity.id.incarnation, session });
         let (id, reason) = (peer.identity.id, reason.to_string());
         out.note(self.id, "link", || format!("{id} is gone: {reason}"));

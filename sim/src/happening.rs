@@ -63,6 +63,8 @@ pub enum Happening {
     },
     /// All connections between two processes break.
     BreakWires(u32, u32),
+    /// One connection of a rank to another breaks, where there are several.
+    BreakOneWire(u32),
     /// Lines between all machines carry so much, and take so long.
     Slow {
         /// What a connection carries.
@@ -88,10 +90,14 @@ pub enum Happening {
     Busy(u32, Duration),
     /// What an item of a rank holds changes while it may be on its way.
     ChangeSource(u32),
+    /// A byte that landed at a rank changes by itself, as memory does now and then.
+    Decay(u32),
     /// A rank speaks another wire version in connections that begin from now on.
     OtherVersion(u32),
     /// A rank belongs to another job in connections that begin from now on.
     OtherJob(u32),
+    /// All connections of a rank carry bytes that are no frames.
+    Garbage(u32),
     /// A rank that has no part in it writes to a target as if it had, and sends messages of other migrations.
     Intrude(u32),
     /// All lines' last messages of a rank are sent once more, as if they were new.
@@ -116,6 +122,7 @@ impl fmt::Display for Happening {
             Self::CutLine { from, to } => write!(f, "nothing gets from {} to {}", machine(from), machine(to)),
             Self::MendLine { from, to } => write!(f, "it gets from {} to {} again", machine(from), machine(to)),
             Self::BreakWires(a, b) => write!(f, "all connections between ranks {a} and {b} break"),
+            Self::BreakOneWire(rank) => write!(f, "one connection of rank {rank} breaks"),
             Self::Slow { bytes_per_s, jitter } => write!(f, "lines carry {bytes_per_s} B/s, with {jitter:?} of jitter"),
             Self::Mistreat(how) => write!(f, "frames are mistreated: {how:?}"),
             Self::KillStore => f.write_str("the store's process is killed"),
@@ -127,8 +134,10 @@ impl fmt::Display for Happening {
             Self::Descriptors(rank, false) => write!(f, "rank {rank} runs out of descriptors"),
             Self::Busy(rank, time) => write!(f, "the worker of rank {rank} is busy for {time:?}"),
             Self::ChangeSource(rank) => write!(f, "rank {rank} changes what it is sending"),
+            Self::Decay(rank) => write!(f, "a byte that landed at rank {rank} decays"),
             Self::OtherVersion(rank) => write!(f, "rank {rank} speaks another version"),
             Self::OtherJob(rank) => write!(f, "rank {rank} is of another job"),
+            Self::Garbage(rank) => write!(f, "connections of rank {rank} carry garbage"),
             Self::Intrude(rank) => write!(f, "rank {rank} meddles"),
             Self::Replay(rank) => write!(f, "old messages of rank {rank} are sent again"),
             Self::WallJump(rank, seconds) => write!(f, "the wall clock of rank {rank} jumps by {seconds} s"),

@@ -18,10 +18,14 @@ pub mod check;
 pub mod client;
 pub mod endpoint;
 pub mod happening;
+pub mod matrix;
+pub mod matrix_document;
 pub mod memory;
 pub mod network;
 pub mod node;
 pub mod outside;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod random;
 pub mod scenario;
 pub mod shard;

@@ -107,6 +107,8 @@ pub struct Condition {
 pub struct Mistreatment {
     /// A bit of it is flipped.
     pub flipped: u64,
+    /// A bit of a chunk's payload is flipped; messages stay as they are.
+    pub spoiled: u64,
     /// It arrives twice.
     pub doubled: u64,
     /// Only a part arrives, and the connection breaks.

@@ -9,6 +9,7 @@ mod target;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use bytes::Bytes;
 use xfer_migrate_core::session::Input;
 use xfer_migrate_core::{Body, GenerationKind, GenerationRecord, ItemId, Message, MigrationId, PlanPolicy};
 use xfer_transport_core::{Deadline, PeerId, RegionId, RemoteRegion, Time};
@@ -23,6 +24,9 @@ use crate::store::StoreHost;
 
 pub use source::{RECORD, SourceRun};
 pub use target::TargetRun;
+
+/// How many messages of a process are remembered, to be said again.
+const SAID_AGAIN: usize = 8;
 
 /// Something that a process's worker does beside its driver.
 #[derive(Debug, Clone)]
@@ -105,10 +109,12 @@ pub struct Node {
     next_write: u64,
     /// Memory that is read by writes that are not over.
     reading: BTreeMap<u64, (ItemId, MemoryId)>,
-    /// Memory to give back, or to train on, once it is read no more.
-    afterwards: Vec<(MemoryId, Option<Vec<u8>>)>,
+    /// Memory to give back, once it is read no more.
+    afterwards: Vec<MemoryId>,
     worker_free_at: Time,
     wake_at: Option<Time>,
+    /// What its sessions said last, of whatever migration.
+    said: VecDeque<(u32, Bytes)>,
 }
 
 impl Node {
@@ -134,6 +140,7 @@ impl Node {
             afterwards: Vec::new(),
             worker_free_at: Time::ZERO,
             wake_at: None,
+            said: VecDeque::new(),
         }
     }
 
@@ -154,7 +161,7 @@ impl Node {
             }
             while let Some(told) = self.clients.poll_told() {
                 match told {
-                    Told::Read(answer) => self.unpark(out, store, habits, answer),
+                    Told::Read(answer) => self.unpark(out, habits, answer),
                     told => self.jobs.push_back(Job::Told(told)),
                 }
             }
@@ -311,13 +318,7 @@ impl Node {
         self.tell_target(out, now, migration, Input::Message { from, message });
     }
 
-    fn unpark(
-        &mut self,
-        out: &mut Outside,
-        _store: &mut StoreHost,
-        habits: &Habits,
-        answer: Result<GenerationRecord, String>,
-    ) {
+    fn unpark(&mut self, out: &mut Outside, habits: &Habits, answer: Result<GenerationRecord, String>) {
         let Some((from, message)) = self.parked.take() else { return };
         let now = self.local(out.now);
         if let Ok(record) = answer {
@@ -333,11 +334,11 @@ impl Node {
             self.generation = record.clone();
         }
         self.tell_all(out, now, &Input::GenerationSeen { record });
-        self.adopt_bystanders(out);
+        self.let_go_of_what_was_taken(out);
     }
 
-    /// A record can give a rank shards of somebody who is gone, though it was no target: they come from a checkpoint.
-    fn adopt_bystanders(&mut self, out: &mut Outside) {
+    /// A record can take shards from a rank that was taken for dead in a hand-over to it: it does not own them any more.
+    fn let_go_of_what_was_taken(&mut self, out: &mut Outside) {
         if self.generation.kind == GenerationKind::Restore {
             let me = self.id.rank;
             let lost: Vec<String> = self.shards.keys().cloned().collect();
@@ -365,6 +366,26 @@ impl Node {
         out.note(self.id, "hear", || format!("ignored, {name}: {violation}"));
     }
 
+    /// Sends a session's message.
+    fn say(&mut self, out: &mut Outside, to: PeerId, message: &Message) {
+        out.note(self.id, "say", || format!("{} to {to}", in_words(&message.body)));
+        let payload = message.encode();
+        self.said.push_back((to.rank, payload.clone()));
+        if self.said.len() > SAID_AGAIN {
+            self.said.pop_front();
+        }
+        self.endpoint.send(out, to, payload);
+    }
+
+    /// Says once more what was said last, of whatever migration it was.
+    pub fn say_again(&mut self, out: &mut Outside) {
+        for (rank, payload) in self.said.clone() {
+            if let Some(peer) = self.endpoint.peer(rank) {
+                self.endpoint.send(out, peer, payload);
+            }
+        }
+    }
+
     /// This process has to leave.
     pub fn leave_by(&mut self, out: &mut Outside, left: Duration) {
         let now = self.local(out.now);
@@ -384,34 +405,34 @@ impl Node {
     /// Doesn't own a shard any more. Its memory is free once nothing reads it.
     fn drop_shard(&mut self, out: &mut Outside, name: &str) {
         if let Some(shard) = self.shards.remove(name) {
-            self.afterwards.extend(shard.parts.into_iter().map(|(_, memory)| (memory, None)));
+            self.afterwards.extend(shard.parts.into_iter().map(|(_, memory)| memory));
         }
         self.tidy_up(out);
     }
 
-    /// Trains one step: everything that it owns has other bytes afterwards.
+    /// Trains one step: what it owns has other bytes afterwards, unless some of it is still being read.
     fn train(&mut self, out: &mut Outside) {
+        let reading: Vec<MemoryId> = self.reading.values().map(|(_, memory)| *memory).collect();
         for (name, shard) in &mut self.shards {
+            if shard.parts.iter().any(|(_, memory)| reading.contains(memory)) {
+                continue;
+            }
             shard.version += 1;
             for (part, memory) in &shard.parts {
-                self.afterwards.push((*memory, Some(content(name, part.name, shard.version, part.bytes))));
+                out.memory.overwrite(*memory, content(name, part.name, shard.version, part.bytes));
             }
         }
-        self.tidy_up(out);
     }
 
-    /// Gives back and trains on what is read no more.
+    /// Gives back what is read no more.
     fn tidy_up(&mut self, out: &mut Outside) {
         let reading = &self.reading;
-        self.afterwards.retain(|(memory, bytes)| {
-            if reading.values().any(|(_, read)| read == memory) {
-                return true;
+        self.afterwards.retain(|memory| {
+            let is_read = reading.values().any(|(_, read)| read == memory);
+            if !is_read {
+                out.memory.set_use(*memory, Use::Free);
             }
-            match bytes {
-                Some(bytes) => out.memory.overwrite(*memory, bytes.clone()),
-                None => out.memory.set_use(*memory, Use::Free),
-            }
-            false
+            is_read
         });
     }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
+use xfer_transport_core::frame::FrameKind;
 use xfer_transport_core::limits::FRAME_HEADER_BYTES;
 use xfer_transport_core::path::LinkId;
 use xfer_transport_core::{PeerId, Time};
@@ -19,7 +20,7 @@ use crate::step::Step;
 use crate::store::StoreEvent;
 use crate::trace::{Trace, Who};
 
-/// How many frames of each rank are remembered, to be sent again.
+/// How many frames of each pipe are remembered, to be sent again.
 const REPLAYED: usize = 4;
 
 /// Something that will happen.
@@ -65,6 +66,9 @@ pub struct Address {
     pub nonce: u64,
 }
 
+/// A frame as it was sent: its header's bytes, and its payload.
+pub type Sent = ([u8; FRAME_HEADER_BYTES], Bytes);
+
 /// Everything around the processes.
 #[derive(Debug)]
 pub struct Outside {
@@ -90,12 +94,12 @@ pub struct Outside {
     pub reached: VecDeque<(Step, PeerId)>,
     /// Processes that are stopped.
     pub paused: BTreeSet<PeerId>,
-    /// Pages to spare for the next allocations; each failure takes one.
+    /// How many of the next allocations of each rank fail.
     pub failing_allocations: Vec<u32>,
     /// How long a worker takes for one job.
     pub work_delay: Duration,
-    /// The last frames of each rank that may come twice.
-    pub sent_last: BTreeMap<u32, VecDeque<([u8; FRAME_HEADER_BYTES], Bytes)>>,
+    /// The last frames of each pipe, which may come twice.
+    pub sent_last: BTreeMap<(WireId, usize), VecDeque<Sent>>,
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -185,14 +189,21 @@ impl Outside {
         payload: Bytes,
         is_greeting: bool,
     ) {
-        if !is_greeting && let End::Open { process, .. } = self.network.wire(wire).ends[from] {
-            let last = self.sent_last.entry(process.rank).or_default();
+        if !is_greeting {
+            let last = self.sent_last.entry((wire, from)).or_default();
             last.push_back((header, payload.clone()));
             if last.len() > REPLAYED {
                 last.pop_front();
             }
         }
         let wrong = self.network.mistreatment;
+        if header[5] == FrameKind::Data as u8 && self.random.below(100_000) < wrong.spoiled && !payload.is_empty() {
+            let mut spoiled = payload.to_vec();
+            let at = self.random.below(spoiled.len() as u64) as usize;
+            spoiled[at] ^= 1 << self.random.below(8);
+            self.put(wire, from, Packet::Frame { header, payload: spoiled.into() });
+            return;
+        }
         let dice = self.random.below(100_000);
         let bounds = [wrong.flipped, wrong.doubled, wrong.torn, wrong.reset];
         let mut below = 0;

@@ -13,7 +13,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -23,7 +23,7 @@ impl Random {
 
     /// A number below `bound`; 0 when that is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        if bound == 0 { 0 } else { self.next() % bound }
+        if bound == 0 { 0 } else { self.number() % bound }
     }
 
     /// A number from `low` to `high`, both included.
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_numbers_and_another_seed_gives_others() {
-        let numbers = |seed| std::iter::repeat_with(|| Random::new(seed).next()).take(3).collect::<Vec<_>>();
+        let numbers = |seed| std::iter::repeat_with(|| Random::new(seed).number()).take(3).collect::<Vec<_>>();
         assert_eq!(numbers(7), numbers(7));
         assert_ne!(numbers(7), numbers(8));
     }

@@ -133,8 +133,13 @@ impl Scenario {
         }
         if random.per_mille(300) {
             let mut often = |below| if random.per_mille(400) { random.below(below) } else { 0 };
-            let mistreatment =
-                Mistreatment { flipped: often(3000), doubled: often(8000), torn: often(1200), reset: often(1200) };
+            let mistreatment = Mistreatment {
+                flipped: often(3000),
+                spoiled: often(5000),
+                doubled: often(8000),
+                torn: often(1200),
+                reset: often(1200),
+            };
             scenario.timeline.push((When::At(noticed), Happening::Mistreat(mistreatment)));
         }
         scenario
@@ -158,7 +163,7 @@ impl Scenario {
         let pause = ms(*random.pick(&[50, 300, 700, 1300, 2600]));
         let machine = |random: &mut Random| if random.per_mille(350) { None } else { Some(other) };
         let mut add = |when, what| self.timeline.push((when, what));
-        match random.below(18) {
+        match random.below(20) {
             0 | 1 => {
                 add(when, Happening::Kill { rank, silently: random.per_mille(300) });
                 if random.per_mille(500) {
@@ -201,7 +206,12 @@ impl Scenario {
             14 => add(when, Happening::FailAllocations(rank, 1)),
             15 => add(when, Happening::Slow { bytes_per_s: 50_000, jitter: ms(20) }),
             16 => add(when, Happening::Busy(rank, pause)),
-            _ => add(when, Happening::Replay(rank)),
+            17 => add(when, Happening::Replay(rank)),
+            18 => {
+                let step = *random.pick(&[Step::Verify, Step::Bulk]);
+                add(When::On(step, Some(other), Duration::ZERO), Happening::Decay(other));
+            }
+            _ => add(when, Happening::Intrude(rank)),
         }
     }
 }

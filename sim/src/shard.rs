@@ -51,24 +51,25 @@ pub fn parts(random: &mut Random, chunk_bytes: u64, longest_chunks: u64) -> Vec<
         1 => chunk_bytes * random.between(1, longest_chunks),
         _ => random.between(1, chunk_bytes * longest_chunks),
     };
-    let ms = Duration::from_millis;
-    let mut parts = vec![
-        Part { name: "weight", class: ItemClass::Parameter, bytes: bytes(), again: None, late: false },
-        Part { name: "moment", class: ItemClass::OptimizerState, bytes: bytes(), again: None, late: false },
-        Part { name: "rng", class: ItemClass::Rng, bytes: 16, again: None, late: true },
-        Part { name: "input", class: ItemClass::Boundary, bytes: bytes(), again: None, late: true },
-        Part {
-            name: "hidden",
-            class: ItemClass::Saved,
-            bytes: bytes(),
-            again: Some((ms(400), &["weight", "input"])),
-            late: true,
-        },
-        Part { name: "saved", class: ItemClass::Saved, bytes: bytes(), again: Some((ms(90), &["hidden"])), late: true },
-    ];
+    let lengths = [bytes(), bytes(), 16, bytes(), bytes(), bytes()];
+    let mut parts = parts_of_lengths(lengths);
     let keep = random.between(2, parts.len() as u64) as usize;
     parts.truncate(keep);
     parts
+}
+
+/// All parts that a shard may have, of these lengths.
+pub fn parts_of_lengths(bytes: [u64; 6]) -> Vec<Part> {
+    let ms = Duration::from_millis;
+    let part = |at: usize, name, class, again, late| Part { name, class, bytes: bytes[at], again, late };
+    vec![
+        part(0, "weight", ItemClass::Parameter, None, false),
+        part(1, "moment", ItemClass::OptimizerState, None, false),
+        part(2, "rng", ItemClass::Rng, None, true),
+        part(3, "input", ItemClass::Boundary, None, true),
+        part(4, "hidden", ItemClass::Saved, Some((ms(400), &["weight", "input"] as &[_])), true),
+        part(5, "saved", ItemClass::Saved, Some((ms(90), &["hidden"] as &[_])), true),
+    ]
 }
 
 /// The bytes that a part has as this version.
@@ -77,7 +78,7 @@ pub fn content(shard: &str, part: &str, version: u64, bytes: u64) -> Vec<u8> {
     let mut random = Random::new(name ^ version.wrapping_mul(0xd6e8_feb8_6659_fd93));
     let mut content = Vec::with_capacity(bytes as usize + 8);
     while (content.len() as u64) < bytes {
-        content.extend(random.next().to_le_bytes());
+        content.extend(random.number().to_le_bytes());
     }
     content.truncate(bytes as usize);
     content

@@ -17,7 +17,7 @@ pub enum Step {
     Delta,
     /// A target compares what landed with its digest.
     Verify,
-    /// A target has sealed, and the next generation is about to be decided.
+    /// All have sealed, and a target proposes the next generation.
     Commit,
     /// The store holds the next generation, and not everybody knows.
     Release,

@@ -173,12 +173,12 @@ impl Outside {
             client_open: true,
         });
         let connection = Connection(store.lines.len() - 1);
-        self.to_store(store, connection, Parcel::Open);
+        self.send_to_store(store, connection, Parcel::Open);
         connection
     }
 
     /// A client sends, or hangs up.
-    pub fn to_store(&mut self, store: &mut StoreHost, connection: Connection, parcel: Parcel) {
+    pub fn send_to_store(&mut self, store: &mut StoreHost, connection: Connection, parcel: Parcel) {
         let line = &mut store.lines[connection.0];
         if matches!(parcel, Parcel::Closed) {
             line.client_open = false;
@@ -189,7 +189,7 @@ impl Outside {
         self.schedule(at, Event::Store(StoreEvent::ToStore(connection, parcel)));
     }
 
-    fn to_client(&mut self, store: &mut StoreHost, connection: Connection, parcel: Parcel) {
+    fn send_to_client(&mut self, store: &mut StoreHost, connection: Connection, parcel: Parcel) {
         let line = &mut store.lines[connection.0];
         let condition = self.network.condition(self.network.store(), line.process.rank as usize);
         let at = self.now.after(condition.delay + self.random.within(condition.jitter)).max(line.last_at[1]);
@@ -213,7 +213,7 @@ impl Outside {
         let now = self.now;
         let Some(service) = &mut store.service else {
             line.store_open = false;
-            self.to_client(store, connection, Parcel::Closed);
+            self.send_to_client(store, connection, Parcel::Closed);
             return None;
         };
         match parcel {
@@ -255,12 +255,12 @@ impl Outside {
             }
             let bytes = output.to_vec();
             service.sent(now, client, bytes.len());
-            self.to_client(store, Connection(at), Parcel::Bytes(bytes));
+            self.send_to_client(store, Connection(at), Parcel::Bytes(bytes));
         }
         while let Some((client, _)) = store.service.as_mut().and_then(Service::poll_closed) {
             if let Some(at) = store.lines.iter().position(|line| line.client == Some(client)) {
                 store.lines[at].client = None;
-                self.to_client(store, Connection(at), Parcel::Closed);
+                self.send_to_client(store, Connection(at), Parcel::Closed);
             }
         }
         if let Some(at) = store.service.as_ref().and_then(Service::poll_timeout)
@@ -318,7 +318,7 @@ impl Outside {
         for at in 0..store.lines.len() {
             if store.lines[at].client.take().is_some() {
                 store.lines[at].held[1].clear();
-                self.to_client(store, Connection(at), Parcel::Closed);
+                self.send_to_client(store, Connection(at), Parcel::Closed);
             }
         }
     }

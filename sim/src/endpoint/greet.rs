@@ -73,7 +73,7 @@ impl Endpoint {
 
     /// Our number for the connection to `rank`; a new one after each end.
     fn session(&mut self, out: &mut Outside, rank: u32) -> u64 {
-        let fresh = || Rank { incarnation: 0, session: out.random.next() };
+        let fresh = || Rank { incarnation: 0, session: out.random.number() };
         self.ranks.entry(rank).or_insert_with(fresh).session
     }
 

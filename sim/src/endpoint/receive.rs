@@ -75,8 +75,8 @@ impl Endpoint {
         let now = self.local(out.now);
         if let Some(link) = self.links.get_mut(&id) {
             let _ = link.machine.handle(LinkEvent::Lost, now);
-            let how = if reset { "connection reset" } else { "closed by the other end" };
-            self.end_link(out, id, &Down::Lost(how));
+            let reason = if reset { Down::Reset } else { Down::Lost("closed by the other end") };
+            self.end_link(out, id, &reason);
         }
     }
 

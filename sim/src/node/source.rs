@@ -9,12 +9,12 @@ use xfer_migrate_core::{Body, GenerationKind, Item, ItemId, Message, MigrationId
 use xfer_transport_core::path::Cause;
 use xfer_transport_core::{Deadline, PeerId, RateInterval, Time};
 
-use super::{Ending, Habits, Node, Work, in_words};
+use super::{Ending, Habits, Node, Work};
 use crate::client::Ask;
 use crate::endpoint::WriteFailure;
 use crate::memory::MemoryId;
 use crate::outside::Outside;
-use crate::shard::{item, item_name};
+use crate::shard::item;
 use crate::step::Step;
 use crate::store::StoreHost;
 
@@ -64,7 +64,7 @@ impl Node {
     /// Begins to hand over what this process owns. `false` if it can't.
     pub fn hand_over(&mut self, out: &mut Outside, habits: &Habits, targets: &[u32], left: Duration) -> bool {
         let now = self.local(out.now);
-        if self.source.as_ref().is_some_and(|run| !run.over) {
+        if self.source.as_ref().is_some_and(|run| !run.rests()) {
             self.leave_by(out, left);
             return false;
         }
@@ -189,7 +189,9 @@ impl Node {
     pub(super) fn tell_source(&mut self, out: &mut Outside, now: Time, input: Input) {
         let Some(run) = self.source.as_mut().filter(|run| !run.over) else { return };
         match &input {
-            Input::Message { message: Message { body: Body::Grants { grants, .. }, .. }, .. } => {
+            Input::Message { message: Message { migration, body: Body::Grants { grants, .. } }, .. }
+                if *migration == run.session.migration() =>
+            {
                 run.granted.extend(grants.iter().map(|(item, _)| *item));
             }
             Input::PeerGone { peer, .. } => _ = run.gone.insert(peer.rank),
@@ -269,8 +271,7 @@ impl Node {
         match output {
             Output::Send { to, message } => match self.endpoint.peer(to) {
                 Some(peer) => {
-                    out.note(self.id, "say", || format!("{} to {peer}", in_words(&message.body)));
-                    self.endpoint.send(out, peer, message.encode());
+                    self.say(out, peer, &message);
                 }
                 None => {
                     run.gone.insert(to);
@@ -315,7 +316,7 @@ impl Node {
 
     /// What leaves is the most valuable of what can leave, and nothing begins after the deadline.
     fn check_order(&self, out: &mut Outside, run: &SourceRun, now: Time, item: ItemId) {
-        if run.session.deadline().has_passed(now) {
+        if now >= run.session.deadline().0 {
             out.checks.fail("P6", format!("item {item} begins to leave after the deadline"));
         }
         if run.over || run.left.contains(&item) {
@@ -379,14 +380,5 @@ impl Node {
             }
             self.train(out);
         }
-    }
-
-    /// The items that are on their way from here, by name.
-    pub fn sends(&self) -> Vec<String> {
-        let names = self
-            .shards
-            .iter()
-            .flat_map(|(name, shard)| shard.parts.iter().map(move |(part, _)| item_name(name, part.name)));
-        names.collect()
     }
 }

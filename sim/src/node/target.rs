@@ -1,12 +1,12 @@
 //! One migration to a process: its session, the memory that it granted, and what becomes of that memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use xfer_migrate_core::session::{Event, Input, Output, TargetConfig, TargetSession, TargetState};
 use xfer_migrate_core::{Body, GenerationKind, GenerationRecord, ItemId, MigrationId};
 use xfer_transport_core::{RegionId, RemoteRegion, Time};
 
-use super::{Ending, Habits, Node, Work, in_words};
+use super::{Ending, Habits, Node, Work};
 use crate::client::Ask;
 use crate::memory::{MemoryId, Use};
 use crate::outside::Outside;
@@ -23,6 +23,8 @@ pub struct TargetRun {
     /// What the source may still write into.
     grants: BTreeMap<ItemId, RegionId>,
     fenced: bool,
+    /// What was compared with its digest and found right.
+    landed: BTreeSet<ItemId>,
 }
 
 impl TargetRun {
@@ -54,7 +56,13 @@ impl Node {
         if let Some(deadline) = self.leaving {
             let _ = session.handle(self.local(out.now), Input::Notice { deadline });
         }
-        let run = TargetRun { session, memory: BTreeMap::new(), grants: BTreeMap::new(), fenced: false };
+        let run = TargetRun {
+            session,
+            memory: BTreeMap::new(),
+            grants: BTreeMap::new(),
+            fenced: false,
+            landed: BTreeSet::new(),
+        };
         self.targets.insert(migration, run);
     }
 
@@ -125,11 +133,10 @@ impl Node {
         match output {
             Output::Send { to, message } => {
                 if let Some(peer) = self.endpoint.peer(to) {
-                    out.note(self.id, "say", || format!("{} to {peer}", in_words(&message.body)));
                     if let Body::Landed { item, .. } = message.body {
                         out.checks.says_landed(&out.memory, migration, item, self.id);
                     }
-                    self.endpoint.send(out, peer, message.encode());
+                    self.say(out, peer, &message);
                 }
             }
             Output::Allocate { items } => {
@@ -150,7 +157,6 @@ impl Node {
             Output::PublishSeal { key, seal } => {
                 out.note(self.id, "store", || format!("seals {} items at {key}", seal.landed.len()));
                 out.checks.sealed(&out.memory, &seal, &run.memory);
-                self.reach(out, Step::Commit);
                 self.clients.ask(out, store, Ask::Publish(Box::new(seal)));
             }
             Output::WatchSeals { keys } => {
@@ -160,6 +166,7 @@ impl Node {
             }
             Output::Propose { record } => {
                 out.note(self.id, "store", || format!("proposes {}: {}", record.kind, record.reason));
+                self.reach(out, Step::Commit);
                 self.clients.ask(out, store, Ask::Propose(Box::new(record)));
             }
             Output::Write { .. } | Output::Withdraw { .. } => {
@@ -183,6 +190,9 @@ impl Node {
                 None
             }
             other => {
+                if let Event::Landed { item } = other {
+                    run.landed.insert(item);
+                }
                 out.note(self.id, "event", || format!("{other:?}"));
                 None
             }
@@ -208,6 +218,23 @@ impl Node {
             if !matches!(out.memory.state(memory), Use::Granted(_)) {
                 out.memory.set_use(memory, Use::Free);
             }
+        }
+    }
+
+    /// A byte changes by itself, of an item that has arrived and was not compared with its digest yet.
+    pub fn decay(&self, out: &mut Outside) {
+        let arrived =
+            self.targets.values().flat_map(|run| run.memory.iter().map(move |(item, memory)| (run, *item, *memory)));
+        let mut open = arrived.filter(|(run, item, memory)| {
+            matches!(out.memory.state(*memory), Use::Granted(_)) && !run.landed.contains(item)
+        });
+        if let Some((_, _, memory)) = open.next() {
+            let mut bytes = out.memory.bytes(memory).to_vec();
+            if let Some(byte) = bytes.first_mut() {
+                *byte ^= 1;
+            }
+            out.memory.overwrite(memory, bytes);
+            out.checks.decayed(memory);
         }
     }
 

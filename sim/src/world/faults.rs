@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use xfer_migrate_core::{Body, GenerationKind, Message};
+use bytes::Bytes;
+use xfer_migrate_core::{Body, Cut, GenerationKind, Message};
+use xfer_transport_core::limits::FRAME_HEADER_BYTES;
 use xfer_transport_core::{PeerId, Place, RemoteRegion};
 
 use super::World;
@@ -49,6 +51,7 @@ impl World {
                     }
                 }
             }
+            Happening::BreakOneWire(rank) => self.break_one(*rank),
             Happening::Slow { bytes_per_s, jitter } => {
                 self.out.network.each_condition(|condition| {
                     condition.bytes_per_s = *bytes_per_s;
@@ -73,12 +76,20 @@ impl World {
             Happening::ChangeSource(rank) => {
                 self.at(*rank, |world, id| world.with(id, |node, out, _| node.change_source(out)));
             }
+            Happening::Decay(rank) => {
+                self.at(*rank, |world, id| {
+                    if let Some(node) = world.nodes.get(&id) {
+                        node.decay(&mut world.out);
+                    }
+                });
+            }
             Happening::OtherVersion(rank) => {
                 self.at(*rank, |world, id| world.with(id, |node, _, _| node.endpoint.version += 1));
             }
             Happening::OtherJob(rank) => {
                 self.at(*rank, |world, id| world.with(id, |node, _, _| node.endpoint.job = "another".to_owned()));
             }
+            Happening::Garbage(rank) => self.garbage(*rank),
             Happening::Intrude(rank) => self.intrude(*rank),
             Happening::Replay(rank) => self.replay(*rank),
             // Nothing in a core reads a wall clock, and nothing here has one: the line in the trace is all there is.
@@ -180,19 +191,47 @@ impl World {
         wires.filter(|(_, wire)| wire.ranks.contains(&rank)).map(|(id, _)| id).collect()
     }
 
-    /// What a rank sent last is sent once more over all its connections, as if it were new.
+    /// What a rank sent last is sent once more: its frames over the connections that carried them, and the messages of
+    /// its sessions as if they were new.
     fn replay(&mut self, rank: u32) {
-        let frames = self.out.sent_last.get(&rank).cloned().unwrap_or_default();
         for wire in self.wires_of(rank) {
             for end in 0..2 {
-                let open =
-                    matches!(self.out.network.wire(wire).ends[end], End::Open { process, .. } if process.rank == rank);
-                let other_open = matches!(self.out.network.wire(wire).ends[1 - end], End::Open { .. });
-                if !open || !other_open {
-                    continue;
+                let ends = self.out.network.wire(wire).ends;
+                let is_mine = matches!(ends[end], End::Open { process, .. } if process.rank == rank);
+                if is_mine && matches!(ends[1 - end], End::Open { .. }) {
+                    for (header, payload) in self.out.sent_last.get(&(wire, end)).cloned().unwrap_or_default() {
+                        self.out.put(wire, end, Packet::Frame { header, payload });
+                    }
                 }
-                for (header, payload) in frames.iter().cloned() {
-                    self.out.put(wire, end, Packet::Frame { header, payload });
+            }
+        }
+        self.at(rank, |world, id| world.with(id, |node, out, _| node.say_again(out)));
+    }
+
+    /// One connection breaks, of the first pair of processes that has several.
+    fn break_one(&mut self, rank: u32) {
+        let is_open = |end: &End| matches!(end, End::Open { .. });
+        let wires = self.out.network.wires();
+        let open: Vec<(WireId, [u32; 2])> = wires
+            .filter(|(_, wire)| wire.ranks.contains(&rank) && wire.ends.iter().all(is_open))
+            .map(|(id, wire)| (id, wire.ranks))
+            .collect();
+        let links = |at: u32, to: u32| self.current(at).map_or(0, |id| self.nodes[&id].endpoint.links_to(to));
+        let several = open.iter().find(|(_, [a, b])| links(*a, *b) > 1 && links(*b, *a) > 1);
+        if let Some((wire, _)) = several.copied() {
+            self.out.break_wire(wire);
+        }
+    }
+
+    /// A rank's connections carry bytes that are no frames.
+    fn garbage(&mut self, rank: u32) {
+        for wire in self.wires_of(rank) {
+            for end in 0..2 {
+                let ends = self.out.network.wire(wire).ends;
+                let is_mine = matches!(ends[end], End::Open { process, .. } if process.rank == rank);
+                if is_mine && !matches!(ends[1 - end], End::Closed) {
+                    let header = [0xa5; FRAME_HEADER_BYTES];
+                    self.out.put(wire, end, Packet::Frame { header, payload: Bytes::from_static(b"garbage") });
                 }
             }
         }
@@ -203,20 +242,28 @@ impl World {
     fn intrude(&mut self, rank: u32) {
         let Some(id) = self.current(rank) else { return };
         let source = self.nodes.values().find_map(|node| node.source.as_ref().filter(|_| node.id != id));
-        let Some(migration) = source.map(|run| run.session.migration()) else { return };
+        let Some((migration, total_items)) =
+            source.map(|run| (run.session.migration(), run.session.manifest().len() as u32))
+        else {
+            return;
+        };
         let grants: Vec<_> = self.out.checks.grants().collect();
         let others: Vec<PeerId> =
             (0..self.scenario.ranks).filter(|other| *other != rank).filter_map(|other| self.current(other)).collect();
         let mine = self.out.memory.add(id, vec![0xee; 64], Use::Owned);
         for (region, memory) in grants {
+            if matches!(self.out.memory.state(memory), Use::Granted(to) if to == id) {
+                continue;
+            }
             let (owner, len_bytes) = (self.out.memory.owner(memory), self.out.memory.bytes(memory).len() as u64);
             let remote = RemoteRegion { id: region, len_bytes, place: Place::Host };
             self.with(id, |node, out, _| _ = node.endpoint.write(out, owner, mine, remote, None, u64::MAX));
         }
         for to in others {
-            let finished = Body::Finished { skipped: Vec::new() };
+            let record = Bytes::from_static(b"forged");
+            let cut = Body::Cut(Cut { total_items, record });
             let refuse = Body::Refuse { refusal: xfer_migrate_core::Refusal::Leaving { rank } };
-            for body in [finished, refuse] {
+            for body in [cut, refuse] {
                 let payload = Message { migration, body }.encode();
                 self.with(id, |node, out, _| node.endpoint.send(out, to, payload));
             }
