@@ -12,6 +12,9 @@ VENV := $(TARGET)/venv
 VENV_PYTHON := $(VENV)/bin/python
 # Seconds that each fuzz target runs.
 SECONDS_PER_FUZZ_TARGET ?= 60
+# Seeds of a run of the simulator, and of a campaign.
+SIM_SEEDS ?= 20000
+SEEDS ?= 1000000
 
 export CARGO_TARGET_DIR := $(TARGET)
 export PYTHON
@@ -20,7 +23,7 @@ cargo = PYO3_PYTHON=$(VENV_PYTHON) cargo
 
 say = @printf '== %s\n' "$(1)"
 
-.PHONY: help setup wheel demo test test-rust test-python lint fuzz explore mutants bench clean
+.PHONY: help setup wheel demo test test-rust test-python lint sim sim-campaign fuzz explore mutants bench clean
 
 help: ## lists these targets
 	@printf 'usage: make TARGET\n\n'
@@ -37,7 +40,7 @@ wheel: setup ## builds the wheel `xfer` and installs it into target/venv
 demo: wheel ## trains a model on three processes, takes one away, and checks the result: ARGS='--help' for more
 	@$(VENV_PYTHON) examples/spot_handoff.py $(ARGS)
 
-test: lint test-rust test-python ## everything that must hold: what .ci/run runs
+test: lint test-rust sim test-python ## everything that must hold: what .ci/run runs
 
 test-rust: setup ## all Rust tests: unit, integration, fuzz corpora, tidy, doctests
 	$(call say,Rust tests (all crates))
@@ -63,6 +66,18 @@ lint: wheel ## formatting, clippy, documentation and types, all without a warnin
 	@RUSTDOCFLAGS='-D warnings' $(cargo) doc --locked --workspace --no-deps --quiet
 	$(call say,mypy)
 	@cd ffi/python && $(VENV_PYTHON) -m mypy --cache-dir $(TARGET)/mypy
+
+# The planted bugs are compiled in for the last step alone, into a folder of their own.
+sim: ## runs whole jobs in virtual time: 20,000 seeds, the fault matrix, and a hunt for planted bugs
+	$(call say,simulated jobs under faults)
+	@cargo run --locked --quiet --release --package xfer-sim -- seeds --count $(SIM_SEEDS)
+	$(call say,the fault matrix)
+	@cargo run --locked --quiet --release --package xfer-sim -- matrix
+	$(call say,planted bugs)
+	@cargo run --locked --quiet --release --package xfer-sim --features planted --target-dir $(TARGET)/planted -- planted
+
+sim-campaign: ## many more seeds: SEEDS=1000000, from FROM=0 on
+	@cargo run --locked --quiet --release --package xfer-sim -- seeds --from $(or $(FROM),0) --count $(SEEDS)
 
 fuzz: ## fuzzes every decoder of outside bytes for a minute each: SECONDS_PER_FUZZ_TARGET=600 for longer
 	@.ci/fuzz $(SECONDS_PER_FUZZ_TARGET)

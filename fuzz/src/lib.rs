@@ -9,7 +9,7 @@ pub mod sessions;
 pub type Run = fn(&[u8]) -> bool;
 
 /// All of them, by the name of the target and of its corpus folder.
-pub const ALL: [(&str, Run); 10] = [
+pub const ALL: [(&str, Run); 11] = [
     ("frame", decoders::frame),
     ("packet", decoders::packet),
     ("link_message", decoders::link_message),

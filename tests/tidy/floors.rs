@@ -100,6 +100,22 @@ fn lints_are_on(tree: &Tree) -> Vec<String> {
         .collect()
 }
 
+/// Bugs that are planted on purpose are for the simulator alone: no other crate may turn them on, and no default may.
+fn planted_bugs_stay_out(tree: &Tree) -> Vec<String> {
+    let mut offenders = Vec::new();
+    for (path, text) in tree.with_extension(&["toml"]).filter(|(path, _)| path.ends_with("Cargo.toml")) {
+        let may_forward = path == "sim/Cargo.toml";
+        let may_declare = may_forward || path.ends_with("core/Cargo.toml");
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| line.contains("planted")) {
+            let declares = may_declare && line.starts_with("planted = [") && (may_forward || line.ends_with("[]"));
+            if !declares && !line.starts_with('#') {
+                offenders.push(format!("{path}:{}: planted bugs must not be turned on here", number + 1));
+            }
+        }
+    }
+    offenders
+}
+
 fn floor_of(folder: &str) -> Option<u8> {
     FLOORS.iter().find(|(name, _)| *name == folder).map(|(_, floor)| *floor)
 }
@@ -139,6 +155,24 @@ fn each_crate_imports_only_from_lower_floors() {
 #[test]
 fn each_crate_has_the_lints_of_the_workspace() {
     assert_holds(lints_are_on);
+}
+
+#[test]
+fn planted_bugs_are_for_the_simulator_alone() {
+    assert_holds(planted_bugs_stay_out);
+}
+
+#[test]
+fn a_crate_that_turns_planted_bugs_on_is_found() {
+    let core = ("transport/core/Cargo.toml", "[features]\nplanted = []\n");
+    let sim = ("sim/Cargo.toml", "[features]\nplanted = [\"a/planted\"]\n");
+    for bad in [
+        ("cli/Cargo.toml", "[dependencies]\na = { path = \"x\", features = [\"planted\"] }\n"),
+        ("transport/core/Cargo.toml", "[features]\ndefault = [\"planted\"]\nplanted = []\n"),
+        ("migrate/core/Cargo.toml", "[features]\nplanted = [\"a/planted\"]\n"),
+    ] {
+        assert_tells_apart(planted_bugs_stay_out, &[bad], &[core, sim], "must not be turned on");
+    }
 }
 
 #[test]

@@ -24,6 +24,10 @@ pub mod limits;
 mod manifest;
 mod message;
 pub mod plan;
+#[cfg(not(feature = "planted"))]
+mod planted;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod seal;
 pub mod session;
 pub mod store;

@@ -60,6 +60,7 @@ pub(crate) enum Job {
         time_left: Duration,
     },
     Written {
+        migration: MigrationId,
         item: ItemId,
         result: Result<Transferred, TransferError>,
     },
@@ -272,8 +273,9 @@ impl Driver {
                 let _ = answer.send(self.with_source(|source| source.withdraw(now)));
             }
             Job::DeadlineMoved { time_left } => self.leave_by(now, Deadline::after(now, time_left)),
-            Job::Written { item, result } => {
-                if let Some(source) = &mut self.source {
+            // Items are numbered anew in each migration: a write of an earlier one must not count for this one's.
+            Job::Written { migration, item, result } => {
+                if let Some(source) = self.source.as_mut().filter(|source| source.migration() == migration) {
                     source.written(now, item, result);
                 }
             }
@@ -343,7 +345,7 @@ impl Driver {
 
     fn hand_over(&mut self, now: Time, hand_over: HandOver, items: Vec<Rescue>) -> Result<Outgoing, HandOverError> {
         let shared = self.shared.upgrade().ok_or(HandOverError::Closed)?;
-        if self.source.as_ref().is_some_and(|source| !source.is_over()) {
+        if self.source.as_ref().is_some_and(SourceRun::is_under_way) {
             return Err(HandOverError::UnderWay);
         }
         let me = self.context.endpoint.id();

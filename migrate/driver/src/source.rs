@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use xfer_migrate_core::session::{Event, Input, Output, SourceConfig, SourceConfigError, SourceSession};
+use xfer_migrate_core::session::{Event, Input, Output, SourceConfig, SourceConfigError, SourceSession, SourceState};
 use xfer_migrate_core::{GenerationRecord, GroupId, Item, ItemId, MigrationId, PlanPolicy, RecomputeCost};
 use xfer_transport::{Region, TransferError, TransferHandle, Transferred};
 use xfer_transport_core::{Deadline, Lane, PeerId, RateInterval, RemoteRegion, Time};
@@ -95,8 +95,14 @@ impl SourceRun {
         self.outgoing.clone()
     }
 
-    pub(crate) fn is_over(&self) -> bool {
-        self.over
+    pub(crate) fn migration(&self) -> MigrationId {
+        self.migration
+    }
+
+    /// Whether another one must wait for it. One that could not learn how it ended holds up nobody: if it was decided
+    /// after all, the next one is refused by the store's generation.
+    pub(crate) fn is_under_way(&self) -> bool {
+        !self.over && self.session.state() != SourceState::Failed
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Time> {
@@ -285,10 +291,10 @@ impl SourceRun {
         self.busy.start(about.class, now);
         let write = context.endpoint.write(peer, region.all(), remote.all(), Lane::Rescue, Some(self.deadline));
         self.writes.insert(item, write.clone());
-        let jobs: mpsc::Sender<Job> = context.jobs.clone();
+        let (jobs, migration): (mpsc::Sender<Job>, _) = (context.jobs.clone(), self.migration);
         write.on_done(Box::new(move |result| {
             // A driver that has ended waits for no write.
-            let _ = jobs.send(Job::Written { item, result: result.clone() });
+            let _ = jobs.send(Job::Written { migration, item, result: result.clone() });
         }));
     }
 

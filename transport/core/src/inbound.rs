@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::limits::TRANSFERS_PER_PEER_MAX;
 use crate::path::{LinkId, TransferId};
+use crate::planted::{self, Bug};
 
 /// Transfers and chunks that arrive from one peer.
 #[derive(Debug, Default)]
@@ -54,7 +55,7 @@ pub enum Begin {
 impl Inbound {
     /// A chunk begins to arrive on `link`.
     pub fn begin(&mut self, link: LinkId, transfer: TransferId, offset: u64, len_bytes: u32, attempt: u8) -> Begin {
-        if self.over.contains(transfer.0) {
+        if self.over.contains(transfer.0) && !planted::is(Bug::AcceptAfterEnd) {
             return Begin::Over;
         }
         let too_many = self.live.len() >= TRANSFERS_PER_PEER_MAX;
@@ -62,7 +63,7 @@ impl Inbound {
             None if too_many => return Begin::TooMany,
             None => _ = self.live.insert(transfer, Live::default()),
             Some(live) => {
-                if let Some(crc32c) = live.applied.get(&offset) {
+                if let Some(crc32c) = live.applied.get(&offset).filter(|_| !planted::is(Bug::AcceptDuplicate)) {
                     return Begin::Applied { crc32c: *crc32c };
                 }
             }
@@ -95,6 +96,9 @@ impl Inbound {
     /// Ends `transfer` for good, and names the links that are writing it and must stop.
     pub fn fence(&mut self, transfer: TransferId) -> Vec<LinkId> {
         self.forget(transfer);
+        if planted::is(Bug::FenceLeavesLinks) {
+            return Vec::new();
+        }
         let (stop, keep) = self.claims.iter().partition(|(_, claim)| claim.transfer == transfer);
         self.claims = keep;
         let stop: Vec<(LinkId, Claim)> = stop;

@@ -3,6 +3,8 @@
 use crc_fast::CrcAlgorithm::Crc32Iscsi;
 use crc_fast::{Digest, checksum};
 
+use crate::planted::{self, Bug};
+
 /// CRC-32C (Castagnoli) of `bytes`.
 pub fn crc32c(bytes: &[u8]) -> u32 {
     checksum(Crc32Iscsi, bytes) as u32
@@ -25,6 +27,9 @@ pub fn combine(parts: impl IntoIterator<Item = (u32, u64)>) -> u32 {
     let join = |whole, (part, len_bytes)| {
         if len_bytes != shift_len_bytes {
             (shift_len_bytes, shift) = (len_bytes, shift_by(len_bytes));
+        }
+        if planted::is(Bug::CombineBackwards) {
+            return multiply(shift, part) ^ whole;
         }
         multiply(shift, whole) ^ part
     };

@@ -19,6 +19,10 @@ pub mod pacing;
 pub mod packet;
 pub mod path;
 pub mod peer;
+#[cfg(not(feature = "planted"))]
+mod planted;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod rate;
 pub mod region;
 pub mod schedule;

@@ -13,6 +13,7 @@ use std::collections::{HashMap, VecDeque};
 use crate::limits::{CHUNK_BYTES_MAX, CHUNKS_PER_TRANSFER_MAX};
 use crate::message::Refusal;
 use crate::path::{Cause, LinkId, Request};
+use crate::planted::{self, Bug};
 use crate::{BackendId, Time, integrity};
 
 /// Where a transfer is in its life.
@@ -196,7 +197,8 @@ impl Outbound {
         let posted = self.posted.remove(&extent.index)?;
         self.acked[extent.index as usize] = Some(crc32c);
         self.left -= 1;
-        let bytes = u64::from(extent.len_bytes);
+        let copies = if planted::is(Bug::CountTwice) { 2 } else { 1 };
+        let bytes = u64::from(extent.len_bytes) * copies;
         match self.over.iter_mut().find(|(backend, _)| *backend == posted.backend) {
             Some((_, carried)) => *carried += bytes,
             None => self.over.push((posted.backend, bytes)),
@@ -241,7 +243,7 @@ impl Outbound {
 
     /// Whether every chunk is acknowledged.
     pub(crate) fn is_complete(&self) -> bool {
-        self.left == 0
+        self.left == 0 || (planted::is(Bug::DoneEarly) && self.left == 1 && self.acked.len() > 1)
     }
 
     /// The checksum of the whole, once complete.

@@ -20,6 +20,7 @@ use crate::limits::{
 use crate::message::{Ack, LinkMessage, LinkRole, Received};
 use crate::outbound::{Event, Outbound, Phase};
 use crate::pacing::TokenBucket;
+use crate::planted::{self, Bug};
 use crate::rate::{RateInterval, RateMeter};
 use crate::schedule::Schedule;
 use crate::stream::{Arrival, Numbered, PushError, StreamId, Streams};
@@ -102,7 +103,7 @@ impl Path {
         for id in ids {
             let Some(transfer) = self.transfers.get_mut(&id) else { continue };
             let lane = transfer.request.lane;
-            let unposted = transfer.unpost(lost);
+            let unposted = if planted::is(Bug::ForgetChunks) { Vec::new() } else { transfer.unpost(lost) };
             for len_bytes in &unposted {
                 self.schedule.settled(lane, *len_bytes);
             }
@@ -254,7 +255,8 @@ impl Path {
         for lane in Lane::ALL {
             while let Some(id) = self.schedule.front(lane) {
                 let transfer = self.transfers.get_mut(&id);
-                let active = transfer.filter(|transfer| transfer.phase == Phase::Active);
+                let late = planted::is(Bug::PostAfterStop);
+                let active = transfer.filter(|transfer| transfer.phase == Phase::Active || late);
                 let Some((transfer, extent)) =
                     active.and_then(|transfer| transfer.next_extent().map(|extent| (transfer, extent)))
                 else {

@@ -13,6 +13,7 @@ use crate::limits::{
     RECEIVED_BYTES_BEFORE_ACK,
 };
 use crate::message::Received;
+use crate::planted::{self, Bug};
 
 /// One ordered sequence of messages of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -220,7 +221,7 @@ impl Streams {
             incoming.reported = 0;
         }
         self.taken_since_report = RECEIVED_BEFORE_ACK;
-        if carried_messages {
+        if carried_messages && !planted::is(Bug::ForgetMessages) {
             for outgoing in self.outgoing.values_mut() {
                 self.unsent += outgoing.sent;
                 outgoing.sent = 0;

@@ -232,9 +232,12 @@ pub enum DownReason {
     /// It left on purpose.
     #[error("it left")]
     Left,
-    /// All connections to it broke.
+    /// It closed all connections.
     #[error("connection lost: {0}")]
     Lost(String),
+    /// Connections to it were reset: by its system, or by a machine on the way that does so in its name.
+    #[error("connection lost: {0}")]
+    Reset(String),
     /// The network doesn't reach it any more. It may be alive.
     #[error("unreachable: {0}")]
     Unreachable(String),
@@ -256,10 +259,9 @@ impl From<&LinkError> for DownReason {
     fn from(error: &LinkError) -> Self {
         match error {
             LinkError::Closed => Self::Lost(error.to_string()),
-            // Only the other end's system can reset a connection; all else is about the way there.
             LinkError::Io(io) => match io.kind() {
                 io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
-                    Self::Lost(error.to_string())
+                    Self::Reset(error.to_string())
                 }
                 _ => Self::Unreachable(error.to_string()),
             },
@@ -270,8 +272,24 @@ impl From<&LinkError> for DownReason {
 
 impl DownReason {
     /// Whether it is known that the peer writes nothing more into its memory on our behalf: its end of every
-    /// connection is closed. One that is only silent may wake up and apply what its sockets still hold.
+    /// connection is closed. One that is only silent may wake up and apply what its sockets still hold; and a reset may
+    /// come from a firewall on the way, while the peer still reads what had arrived before.
     pub(crate) fn proves_fence(&self) -> bool {
         matches!(self, Self::Left | Self::Lost(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_proves_no_fence_and_a_goodbye_and_a_close_do() {
+        let by = |kind: io::ErrorKind| DownReason::from(&LinkError::Io(kind.into()));
+        assert!(!by(io::ErrorKind::ConnectionReset).proves_fence());
+        assert!(!by(io::ErrorKind::BrokenPipe).proves_fence());
+        assert!(!by(io::ErrorKind::TimedOut).proves_fence());
+        assert!(DownReason::from(&LinkError::Closed).proves_fence());
+        assert!(DownReason::Left.proves_fence());
     }
 }

@@ -9,6 +9,7 @@ use crate::budget::Budget;
 use crate::cost::RecomputeCost;
 use crate::item::{GroupId, Item};
 use crate::manifest::Manifest;
+use crate::planted::{self, Bug};
 
 /// How an item stands when a plan is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +51,10 @@ impl Planner {
         let mut irreplaceable: Vec<usize> = places(RecomputeCost::is_irreplaceable).collect();
         irreplaceable.sort_by_key(|place| (items[*place].bytes, items[*place].id));
         let computable = places(|cost| !cost.is_irreplaceable()).collect();
-        let groups = groups(items, places(|cost| matches!(cost, RecomputeCost::Compute { .. })));
+        let mut groups = groups(items, places(|cost| matches!(cost, RecomputeCost::Compute { .. })));
+        if planted::is(Bug::CheapestFirst) {
+            groups.reverse();
+        }
         Self { irreplaceable, groups, computable }
     }
 

@@ -9,6 +9,7 @@ use crate::item::ItemId;
 use crate::limits;
 use crate::manifest::{Manifest, coverage};
 use crate::message::{Cut, MigrationId};
+use crate::planted::{self, Bug};
 use crate::seal::Seal;
 
 /// What one target knows when it proposes.
@@ -31,7 +32,8 @@ impl Evidence<'_> {
     /// What follows while there is time. Nothing yet, as long as seals are to come, or if another target knows items
     /// that this one doesn't: it has to decide.
     pub(super) fn decide(&self) -> Option<GenerationRecord> {
-        let all_sealed = self.targets.iter().all(|rank| self.seals.contains_key(rank));
+        let sealed = |rank: &u32| self.seals.contains_key(rank) || planted::is(Bug::CommitWithoutSeals);
+        let all_sealed = self.targets.iter().all(sealed);
         let whole = self.cut().is_none_or(|cut| self.is_whole(cut));
         (all_sealed && whole).then(|| self.decide_now())
     }
@@ -78,7 +80,7 @@ impl Evidence<'_> {
         for rank in self.targets {
             if let Some(how) = self.gone.get(rank) {
                 obstacles.push(format!("rank {rank} is gone ({how})"));
-            } else if !self.seals.contains_key(rank) {
+            } else if !self.seals.contains_key(rank) && !planted::is(Bug::CommitWithoutSeals) {
                 obstacles.push(format!("rank {rank} did not seal in time"));
             }
         }
@@ -91,18 +93,22 @@ impl Evidence<'_> {
                 let source = self.migration.source.rank;
                 obstacles.push(format!("rank {source} was gone ({how}) before it had offered everything"));
             }
+            (None, None) if planted::is(Bug::CommitWithoutCut) => {}
             (None, None) => obstacles.push("the deadline passed before everything was offered".to_owned()),
         }
-        if missing > 0 {
+        if missing > 0 && !planted::is(Bug::CommitWithoutAll) {
             obstacles.push(format!("lost: {missing} of {} items", self.manifest.len()));
         }
         obstacles
     }
 
-    /// The owners afterwards. What would belong to a rank that is gone goes to the one that proposes, which isn't:
-    /// no shard is ever without an owner.
+    /// The owners afterwards. What would belong to a target that is gone goes to the one that proposes, which isn't:
+    /// no shard is ever without an owner. A rank that has no part in this migration keeps what it owns, also when it
+    /// can't be seen from here: a hand-over between others is no judgement on it.
     fn owners(&self) -> Vec<(String, u32)> {
-        let owner = |rank: u32| if self.gone.contains_key(&rank) { self.me } else { rank };
+        let has_part = |rank: u32| self.targets.contains(&rank) || planted::is(Bug::TakeFromBystanders);
+        let is_lost = |rank: u32| has_part(rank) && self.gone.contains_key(&rank);
+        let owner = |rank: u32| if is_lost(rank) { self.me } else { rank };
         self.owners_after.iter().map(|(shard, rank)| (shard.clone(), owner(*rank))).collect()
     }
 
@@ -113,7 +119,7 @@ impl Evidence<'_> {
 
     /// Whether this target knows all items.
     fn is_whole(&self, cut: &Cut) -> bool {
-        self.manifest.len() == cut.total_items as usize
+        self.manifest.len() == cut.total_items as usize || planted::is(Bug::CommitHalfKnown)
     }
 
     /// The seals of the targets that are there: what a process that is gone had, is gone too.

@@ -8,6 +8,7 @@ use super::Violation;
 use crate::item::{Item, ItemId};
 use crate::limits;
 use crate::plan::Standing;
+use crate::planted::{self, Bug};
 
 /// Where an item is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -131,7 +132,8 @@ impl Outbox {
     /// While what comes before it waits for memory, an item may go ahead so that the link isn't idle, but only one at a
     /// time: a whole window of them would be in the way once that memory is there.
     pub(super) fn post(&mut self) -> Option<(ItemId, u32, RemoteRegion)> {
-        let next = *self.tally.ready.first()?;
+        let ready = &self.tally.ready;
+        let next = *if planted::is(Bug::LastFirst) { ready.last() } else { ready.first() }?;
         let (_, item) = next;
         let entry = self.entries.get(&item)?;
         let (target, remote) = (entry.target, entry.granted?);

@@ -7,6 +7,7 @@ use crate::Time;
 use crate::limits::{CHUNK_ATTEMPTS_MAX, FENCE_TIMEOUT};
 use crate::message::{Ack, LinkMessage};
 use crate::outbound::{Event, Outbound, Phase};
+use crate::planted::{self, Bug};
 
 impl Path {
     pub(super) fn acknowledged(&mut self, ack: &Ack, now: Time) {
@@ -42,7 +43,8 @@ impl Path {
             return;
         }
         transfer.cause = Some(cause);
-        let event = if transfer.was_posted() { Event::Stop } else { Event::Drop };
+        let asks = transfer.was_posted() && !planted::is(Bug::SkipFence);
+        let event = if asks { Event::Stop } else { Event::Drop };
         self.advance(id, event, now);
     }
 
@@ -65,7 +67,8 @@ impl Path {
             Phase::Quarantined => {
                 set_timer(&mut self.timers, id, transfer, None);
                 let cause = transfer.cause.unwrap_or(Cause::Gone);
-                self.events.push_back(PathEvent::Ended(id, End::Failed { cause, fenced: false }));
+                let fenced = planted::is(Bug::TimeoutProvesFence);
+                self.events.push_back(PathEvent::Ended(id, End::Failed { cause, fenced }));
             }
             Phase::Over => self.finish(id, from, event, now),
             Phase::Active => {}
@@ -100,6 +103,9 @@ impl Path {
             let cause = transfer.cause.unwrap_or(Cause::Gone);
             End::Failed { cause, fenced: event != Event::Gone }
         };
+        if planted::is(Bug::EndTwice) {
+            self.events.push_back(PathEvent::Ended(id, end.clone()));
+        }
         self.events.push_back(PathEvent::Ended(id, end));
     }
 

@@ -59,7 +59,8 @@ pub fn a_dead_peer_fails_only_its_own_transfers(make: Make<'_>) {
         Err(error) => panic!("{error}"),
     }
     let down = events.recv_timeout(PATIENCE).expect("an event");
-    assert!(matches!(&down, PeerEvent::Down { peer, reason: DownReason::Lost(_) } if *peer == dying.id()), "{down:?}");
+    let broke = |reason: &DownReason| matches!(reason, DownReason::Lost(_) | DownReason::Reset(_));
+    assert!(matches!(&down, PeerEvent::Down { peer, reason } if *peer == dying.id() && broke(reason)), "{down:?}");
     assert_eq!((sender.peer(1), sender.peer(2)), (None, Some(living.id())));
     let done = kept.wait(Some(PATIENCE)).expect("another peer's death is no reason to fail");
     assert_eq!(done.crc32c, source.crc32c());

@@ -60,7 +60,7 @@ impl Known {
             migration: MIGRATION,
             me: 0,
             targets: &[0, 2],
-            owners_after: &[("a".to_owned(), 0), ("b".to_owned(), 2)],
+            owners_after: &[("a".to_owned(), 0), ("b".to_owned(), 2), ("c".to_owned(), 3)],
             manifest: &self.manifest,
             seals: &self.seals,
             gone: &self.gone,
@@ -138,12 +138,21 @@ fn every_obstacle_is_named_and_leads_to_a_checkpoint() {
 }
 
 #[test]
+fn a_rank_that_has_no_part_in_it_keeps_what_it_owns_even_if_it_can_not_be_seen() {
+    let known = Known::sealed([seal(0, &[1, 3], cut()), seal(2, &[2, 4, 5], cut())]);
+    let known = Known { gone: BTreeMap::from([(3, "no byte for 1 s".to_owned())]), ..known };
+    let record = known.record();
+    assert_eq!(record.kind, GenerationKind::Handoff);
+    assert_eq!(record.owners, [("a".to_owned(), 0), ("b".to_owned(), 2), ("c".to_owned(), 3)]);
+}
+
+#[test]
 fn no_shard_stays_with_the_dead() {
     let known = Known::sealed([seal(0, &[1, 3], cut()), seal(2, &[2, 4, 5], cut())]);
-    assert_eq!(known.record().owners, [("a".to_owned(), 0), ("b".to_owned(), 2)]);
+    assert_eq!(known.record().owners, [("a".to_owned(), 0), ("b".to_owned(), 2), ("c".to_owned(), 3)]);
     let known = Known { gone: BTreeMap::from([(2, "killed".to_owned())]), ..known };
     let record = known.record();
-    assert_eq!(record.owners, [("a".to_owned(), 0), ("b".to_owned(), 0)]);
+    assert_eq!(record.owners, [("a".to_owned(), 0), ("b".to_owned(), 0), ("c".to_owned(), 3)]);
     assert_eq!(record.landed, [1, 3].map(ItemId), "what the dead had is gone");
     assert_eq!(record.roots, [(0, [0; 32])]);
 }

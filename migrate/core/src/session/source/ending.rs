@@ -5,6 +5,7 @@ use xfer_transport_core::Time;
 use super::{SourceSession, SourceState};
 use crate::generation::{GenerationKind, GenerationRecord};
 use crate::limits;
+use crate::planted::{self, Bug};
 use crate::session::{Event, Output, Violation};
 
 impl SourceSession {
@@ -66,7 +67,11 @@ impl SourceSession {
         if sending {
             self.withdraw_writes();
         }
-        self.outputs.push_back(Output::Propose { record: self.config.base.withdrawn(self.migration, reason) });
+        let mut record = self.config.base.withdrawn(self.migration, reason);
+        if planted::is(Bug::SourceCommits) {
+            record.kind = GenerationKind::Handoff;
+        }
+        self.outputs.push_back(Output::Propose { record });
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use super::{TargetSession, TargetState};
 use crate::generation::{GenerationKind, GenerationRecord};
 use crate::item::ItemId;
 use crate::limits;
+use crate::planted::{self, Bug};
 use crate::seal::{self, Seal};
 use crate::session::decision::Evidence;
 use crate::session::{Event, Output, Violation};
@@ -70,7 +71,8 @@ impl TargetSession {
             self.outputs.push_back(Output::FenceAll);
         }
         let settled = !self.inbox.is_verifying() || now >= self.verify_until();
-        if self.state == TargetState::Fencing && self.fenced && settled {
+        let fenced = self.fenced || planted::is(Bug::SealBeforeFence);
+        if self.state == TargetState::Fencing && fenced && settled {
             self.publish();
         }
         if matches!(self.state, TargetState::Fencing | TargetState::Sealed)

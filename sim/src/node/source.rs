@@ -1,0 +1,384 @@
+//! One migration from a process: its session, its items and its writes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use xfer_migrate_core::session::{Event, Input, Output, SourceConfig, SourceSession, SourceState};
+use xfer_migrate_core::{Body, GenerationKind, Item, ItemId, Message, MigrationId};
+use xfer_transport_core::path::Cause;
+use xfer_transport_core::{Deadline, PeerId, RateInterval, Time};
+
+use super::{Ending, Habits, Node, Work};
+use crate::client::Ask;
+use crate::endpoint::WriteFailure;
+use crate::memory::MemoryId;
+use crate::outside::Outside;
+use crate::shard::item;
+use crate::step::Step;
+use crate::store::StoreHost;
+
+/// What a link is taken to carry until the first bytes show it.
+const RATE_UNKNOWN: RateInterval = RateInterval { low: 500_000, high: 5_000_000 };
+
+/// What travels with the cut.
+pub const RECORD: &[u8] = b"step 41";
+
+/// One migration from a process.
+#[derive(Debug)]
+pub struct SourceRun {
+    /// The production session.
+    pub session: SourceSession,
+    deadline: Deadline,
+    targets: Vec<u32>,
+    /// Where each shard goes.
+    moves: BTreeMap<String, u32>,
+    items: BTreeMap<ItemId, (Item, MemoryId)>,
+    names: BTreeMap<String, ItemId>,
+    writes: BTreeMap<ItemId, u64>,
+    told: Option<RateInterval>,
+    /// For the order of what leaves: which items have memory, which have left once, whose targets are gone.
+    granted: BTreeSet<ItemId>,
+    left: BTreeSet<ItemId>,
+    gone: BTreeSet<u32>,
+    over: bool,
+}
+
+impl SourceRun {
+    /// Whether a generation has ended it.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Whether it has come to rest.
+    pub fn rests(&self) -> bool {
+        self.over || self.session.state() == SourceState::Failed
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Time> {
+        if self.over { None } else { self.session.poll_timeout() }
+    }
+}
+
+impl Node {
+    /// Begins to hand over what this process owns. `false` if it can't.
+    pub fn hand_over(&mut self, out: &mut Outside, habits: &Habits, targets: &[u32], left: Duration) -> bool {
+        let now = self.local(out.now);
+        if self.source.as_ref().is_some_and(|run| !run.rests()) {
+            self.leave_by(out, left);
+            return false;
+        }
+        let deadline = Deadline::after(now, left);
+        let mut moves = BTreeMap::new();
+        let mut owners_after = self.generation.owners.clone();
+        for (shard, rank) in &mut owners_after {
+            if *rank == self.id.rank && !targets.is_empty() {
+                *rank = targets[moves.len() % targets.len()];
+                moves.insert(shard.clone(), *rank);
+            }
+        }
+        let config = SourceConfig {
+            source: self.id,
+            attempt: self.attempts,
+            base: self.generation.clone(),
+            targets: targets.to_vec(),
+            owners_after,
+            deadline,
+            rate: RATE_UNKNOWN,
+            reserve: habits.reserve,
+            policy: habits.policy,
+        };
+        self.attempts += 1;
+        let session = match SourceSession::new(now, config) {
+            Ok(session) => session,
+            Err(error) => {
+                out.note(self.id, "user", || format!("can't hand over: {error}"));
+                return false;
+            }
+        };
+        let migration = session.migration();
+        out.note(self.id, "user", || format!("hands over to {targets:?} within {left:?}"));
+        out.checks.begun(migration, targets, &moves);
+        self.source = Some(SourceRun {
+            session,
+            deadline,
+            targets: targets.to_vec(),
+            moves,
+            items: BTreeMap::new(),
+            names: BTreeMap::new(),
+            writes: BTreeMap::new(),
+            told: None,
+            granted: BTreeSet::new(),
+            left: BTreeSet::new(),
+            gone: BTreeSet::new(),
+            over: false,
+        });
+        self.offer(out, false);
+        self.leave_by(out, left);
+        self.reach(out, Step::Notice);
+        if migration.attempt > 0 || migration.generation > 0 || self.id.incarnation > 1 {
+            self.reach(out, Step::Recover);
+        }
+        true
+    }
+
+    /// Offers what doesn't change until the cut, or, when training has stopped, the rest.
+    pub fn offer(&mut self, out: &mut Outside, late: bool) {
+        let now = self.local(out.now);
+        let Some(run) = self.source.as_mut().filter(|run| !run.over) else { return };
+        let mut added: Vec<(Item, MemoryId)> = Vec::new();
+        for (name, target) in &run.moves {
+            let Some(shard) = self.shards.get(name) else { continue };
+            for (part, memory) in shard.parts.iter().filter(|(part, _)| part.late == late) {
+                let id = ItemId((run.items.len() + added.len()) as u64);
+                let find = |input: &str| {
+                    let fresh = added.iter().find(|(item, _)| *item.name == *input).map(|(item, _)| item.id);
+                    fresh.or_else(|| run.names.get(input).copied()).unwrap_or(id)
+                };
+                added.push((item(name, part, shard.version, *target, id, find), *memory));
+            }
+        }
+        if added.is_empty() {
+            return;
+        }
+        let items = added.iter().map(|(item, _)| item.clone()).collect();
+        match run.session.handle(now, Input::Items(items)) {
+            Ok(()) => {
+                for (item, memory) in added {
+                    out.checks.offered(run.session.migration(), &item);
+                    run.names.insert(item.name.to_string(), item.id);
+                    run.items.insert(item.id, (item, memory));
+                }
+            }
+            Err(violation) => self.refused(out, "items", &violation),
+        }
+    }
+
+    /// Training has stopped, and nothing more is added.
+    pub fn cut(&mut self, out: &mut Outside) {
+        let now = self.local(out.now);
+        let Some(run) = self.source.as_mut().filter(|run| !run.over) else { return };
+        match run.session.handle(now, Input::Cut { record: Bytes::from_static(RECORD) }) {
+            Ok(()) => {
+                out.checks.cut(run.session.migration());
+                self.reach(out, Step::Delta);
+            }
+            Err(violation) => self.refused(out, "cut", &violation),
+        }
+    }
+
+    /// The notice is withdrawn.
+    pub fn stay(&mut self, out: &mut Outside) {
+        let now = self.local(out.now);
+        self.leaving = None;
+        let input = Input::Withdraw { reason: "the notice was withdrawn".to_owned() };
+        self.tell_source(out, now, input);
+    }
+
+    /// What is being sent changes under the transport's hands.
+    pub fn change_source(&mut self, out: &mut Outside) {
+        let Some(run) = &self.source else { return };
+        let reading = self.reading.values().next().map(|(_, memory)| *memory);
+        if let Some(memory) = reading.or_else(|| run.items.values().next().map(|(_, memory)| *memory)) {
+            let changed = out.memory.bytes(memory).iter().map(|byte| !byte).collect();
+            out.memory.overwrite(memory, changed);
+            out.checks.changed(memory);
+        }
+    }
+
+    pub(super) fn tell_source(&mut self, out: &mut Outside, now: Time, input: Input) {
+        let Some(run) = self.source.as_mut().filter(|run| !run.over) else { return };
+        match &input {
+            Input::Message { message: Message { migration, body: Body::Grants { grants, .. } }, .. }
+                if *migration == run.session.migration() =>
+            {
+                run.granted.extend(grants.iter().map(|(item, _)| *item));
+            }
+            Input::PeerGone { peer, .. } => _ = run.gone.insert(peer.rank),
+            _ => {}
+        }
+        let name = input.name();
+        if let Err(violation) = run.session.handle(now, input) {
+            self.refused(out, name, &violation);
+        }
+    }
+
+    pub(super) fn written(&mut self, out: &mut Outside, now: Time, write: u64, result: Result<u32, WriteFailure>) {
+        let Some((item, memory)) = self.reading.get(&write).copied() else { return };
+        let held = matches!(&result, Err(failure) if !failure.fenced);
+        if !held {
+            self.reading.remove(&write);
+        }
+        let Some(run) = self.source.as_mut().filter(|run| run.writes.get(&item) == Some(&write)) else { return };
+        run.writes.remove(&item);
+        let input = match result {
+            Ok(crc32c) => {
+                out.checks.counted(self.id, out.memory.bytes(memory).len() as u64);
+                Input::Written { item, crc32c }
+            }
+            Err(failure) => {
+                let retry = matches!(failure.cause, Cause::Damaged { .. });
+                Input::WriteFailed { item, retry, reason: format!("{:?}", failure.cause) }
+            }
+        };
+        self.tell_source(out, now, input);
+    }
+
+    pub(super) fn turn_source(&mut self, out: &mut Outside, store: &mut StoreHost) {
+        let now = self.local(out.now);
+        let Some(mut run) = self.source.take() else { return };
+        if run.over && run.writes.is_empty() {
+            self.source = Some(run);
+            return;
+        }
+        let rates = run.targets.iter().filter_map(|rank| self.endpoint.rate(*rank));
+        let rate = rates.reduce(|sum, rate| RateInterval {
+            low: sum.low.saturating_add(rate.low),
+            high: sum.high.saturating_add(rate.high),
+        });
+        if let Some(rate) = rate.filter(|_| rate != run.told && !run.over) {
+            run.told = Some(rate);
+            let _ = run.session.handle(now, Input::Rate(rate));
+        }
+        if run.session.poll_timeout().is_some_and(|at| at <= now) {
+            run.session.handle_timeout(now);
+        }
+        while let Some(output) = run.session.poll_output(now) {
+            self.perform_as_source(out, store, &mut run, now, output);
+        }
+        let mut over = None;
+        while let Some(event) = run.session.poll_event() {
+            over = self.note_as_source(out, &mut run, event).or(over);
+        }
+        let migration = run.session.migration();
+        if over.is_some() {
+            run.over = true;
+        }
+        self.source = Some(run);
+        if let Some(ending) = over {
+            self.source_is_over(out, migration, ending);
+        }
+    }
+
+    fn perform_as_source(
+        &mut self,
+        out: &mut Outside,
+        store: &mut StoreHost,
+        run: &mut SourceRun,
+        now: Time,
+        output: Output,
+    ) {
+        match output {
+            Output::Send { to, message } => match self.endpoint.peer(to) {
+                Some(peer) => {
+                    self.say(out, peer, &message);
+                }
+                None => {
+                    run.gone.insert(to);
+                    let peer = PeerId { rank: to, incarnation: 0 };
+                    let _ = run.session.handle(now, Input::PeerGone { peer, reason: "it is not connected".into() });
+                }
+            },
+            Output::Write { item, to, remote } => {
+                self.check_order(out, run, now, item);
+                run.left.insert(item);
+                let (Some(peer), Some((_, memory))) = (self.endpoint.peer(to), run.items.get(&item)) else {
+                    let reason = format!("rank {to} is not connected");
+                    let _ = run.session.handle(now, Input::WriteFailed { item, retry: false, reason });
+                    return;
+                };
+                self.next_write += 1;
+                let write = self.next_write;
+                out.note(self.id, "xfer", || format!("write {write}: item {item} to {peer}"));
+                self.reading.insert(write, (item, *memory));
+                run.writes.insert(item, write);
+                if !self.endpoint.write(out, peer, *memory, remote, Some(run.deadline), write) {
+                    self.reading.remove(&write);
+                    run.writes.remove(&item);
+                    let _ = run
+                        .session
+                        .handle(now, Input::WriteFailed { item, retry: false, reason: "it can't begin".to_owned() });
+                }
+            }
+            Output::Withdraw { item } => {
+                if let Some(write) = run.writes.get(&item).copied() {
+                    self.run(out, Work::Cancel(write));
+                }
+            }
+            Output::Propose { record } => {
+                out.note(self.id, "store", || format!("proposes {}: {}", record.kind, record.reason));
+                out.checks.proposed_by_source(self.id, &record);
+                self.clients.ask(out, store, Ask::Propose(Box::new(record)));
+            }
+            other => out.checks.fail("P4", format!("a source was told to act as a target: {other:?}")),
+        }
+    }
+
+    /// What leaves is the most valuable of what can leave, and nothing begins after the deadline.
+    fn check_order(&self, out: &mut Outside, run: &SourceRun, now: Time, item: ItemId) {
+        if now >= run.session.deadline().0 {
+            out.checks.fail("P6", format!("item {item} begins to leave after the deadline"));
+        }
+        if run.over || run.left.contains(&item) {
+            return;
+        }
+        let order = &run.session.plan().order;
+        let Some(place) = order.iter().position(|planned| *planned == item) else { return };
+        let before = order[..place].iter().find(|before| {
+            let goes = run.items.get(before).is_some_and(|(item, _)| !run.gone.contains(&item.target));
+            run.granted.contains(before) && !run.left.contains(before) && goes
+        });
+        if let Some(before) = before {
+            out.checks
+                .fail("P7", format!("item {item} leaves before item {before}, which is worth more and could leave"));
+        }
+    }
+
+    fn note_as_source(&mut self, out: &mut Outside, run: &mut SourceRun, event: Event) -> Option<Ending> {
+        match event {
+            Event::Planned { verdict } => {
+                out.note(self.id, "event", || format!("planned: {verdict}"));
+                out.checks.planned(&run.session);
+                None
+            }
+            Event::Committed { record } | Event::Restored { record } | Event::Withdrawn { record } => {
+                Some(Ending::Record(record))
+            }
+            Event::Superseded { .. } => Some(Ending::Superseded),
+            Event::Failed { reason } => {
+                self.end(out, run.session.migration(), Ending::Failed(reason));
+                None
+            }
+            Event::Landed { item } => {
+                out.checks.landed_at_source(&out.memory, run.session.migration(), item);
+                None
+            }
+            Event::Refused { by, reason } => {
+                out.checks.refusal_named();
+                out.note(self.id, "event", || format!("rank {by} refuses: {reason}"));
+                None
+            }
+            other => {
+                out.note(self.id, "event", || format!("{other:?}"));
+                None
+            }
+        }
+    }
+
+    fn source_is_over(&mut self, out: &mut Outside, migration: MigrationId, ending: Ending) {
+        let passed = matches!(&ending, Ending::Record(record) if record.kind != GenerationKind::Withdrawn);
+        let moved: Vec<String> = self.source.iter().flat_map(|run| run.moves.keys().cloned()).collect();
+        self.end(out, migration, ending);
+        if passed {
+            for shard in moved {
+                self.drop_shard(out, &shard);
+            }
+        } else {
+            // It stays, unharmed, and goes on with its training.
+            for (name, shard) in &self.shards {
+                out.checks.unharmed(&out.memory, self.id, name, shard);
+            }
+            self.train(out);
+        }
+    }
+}
