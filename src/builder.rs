@@ -140,7 +140,7 @@ impl EngineBuilder {
 /// The store and its address: a free port is known only once it is bound.
 fn find_store(config: &Config, host: bool) -> Result<(String, Hosted), EngineError> {
     if !host {
-        let store = TcpStore::connect(&config.store, config.start_timeout)?;
+        let store = TcpStore::connect(&config.store, config.start_timeout)?.with_call_timeout(config.store_timeout);
         return Ok((config.store.clone(), Hosted { store, server: None }));
     }
     if let Some(address) = config.store.parse::<SocketAddr>().ok().filter(|address| address.port() == 0) {
@@ -149,8 +149,8 @@ fn find_store(config: &Config, host: bool) -> Result<(String, Hosted), EngineErr
         let store = TcpStore::connect(&address, config.store_timeout)?;
         return Ok((address, Hosted { store, server: Some(server) }));
     }
-    let hosted = host_or_connect(&config.store, config.exposure(), config.start_timeout)?;
-    Ok((config.store.clone(), hosted))
+    let Hosted { store, server } = host_or_connect(&config.store, config.exposure(), config.start_timeout)?;
+    Ok((config.store.clone(), Hosted { store: store.with_call_timeout(config.store_timeout), server }))
 }
 
 /// Whether the process behind a ticket still answers: only then its rank is taken.
