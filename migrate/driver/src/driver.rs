@@ -15,6 +15,7 @@ use xfer_transport::{Channel, Endpoint, Grant, Incoming as FromPeer, PeerEvent, 
 use xfer_transport_core::{Deadline, PeerId, Time};
 
 use crate::migrations::{HandOverError, MigrationsConfig, OfferError, Outgoing, Shared, StartError};
+use crate::pause;
 use crate::rescue::{HandOver, Rescue};
 use crate::source::SourceRun;
 use crate::store::{Store, Swap, Version};
@@ -57,9 +58,19 @@ pub(crate) enum Job {
         time_left: Duration,
     },
     Written {
+        migration: MigrationId,
         item: ItemId,
         result: Result<Transferred, TransferError>,
     },
+    /// An item's memory was read again after it had been written.
+    Compared {
+        migration: MigrationId,
+        item: ItemId,
+        moved: Transferred,
+        unchanged: bool,
+    },
+    /// The notice for this process was taken back.
+    Stay,
     Allocated {
         migration: MigrationId,
         memory: Result<Vec<(ItemId, Region, Grant)>, String>,
@@ -264,11 +275,17 @@ impl Driver {
                 let _ = answer.send(self.with_source(|source| source.withdraw(now)));
             }
             Job::DeadlineMoved { time_left } => self.leave_by(now, Deadline::after(now, time_left)),
-            Job::Written { item, result } => {
-                if let Some(source) = &mut self.source {
-                    source.written(now, item, result);
+            Job::Written { migration, item, result } => {
+                if let Some(source) = self.source.as_mut().filter(|source| source.migration() == migration) {
+                    source.written(&self.context, now, item, result);
                 }
             }
+            Job::Compared { migration, item, moved, unchanged } => {
+                if let Some(source) = self.source.as_mut().filter(|source| source.migration() == migration) {
+                    source.compared(now, item, &moved, unchanged);
+                }
+            }
+            Job::Stay => self.leaving = None,
             Job::Allocated { migration, memory } => {
                 self.with_target(migration, |target| target.allocated(now, memory));
             }
@@ -405,8 +422,9 @@ impl Context {
 
     /// Replaces the store's generation by `record` if it still is the one that `record` is based on, and tells what the store then holds.
     pub(crate) fn propose(&self, record: GenerationRecord) {
-        let (store, jobs) = (Arc::clone(&self.store), self.jobs.clone());
+        let (store, jobs, rank) = (Arc::clone(&self.store), self.jobs.clone(), self.endpoint.id().rank);
         self.store_worker.run(move || {
+            pause::at("propose", rank);
             let result = propose(&*store, record);
             // A driver that has ended decides nothing any more.
             let _ = jobs.send(Job::Decided { result });
