@@ -20,7 +20,7 @@ cargo = PYO3_PYTHON=$(VENV_PYTHON) cargo
 
 say = @printf '== %s\n' "$(1)"
 
-.PHONY: help setup wheel demo test test-rust test-python lint fuzz bench clean
+.PHONY: help setup wheel demo test test-rust test-python lint fuzz bench canary clean
 
 help: ## lists these targets
 	@printf 'usage: make TARGET\n\n'
@@ -72,8 +72,13 @@ bench: wheel ## measures what this machine does: the transport, a hand-over, a r
 	@$(cargo) bench --locked --quiet --package xfer-transport --bench tcp
 	$(call say,a hand-over)
 	@XFER_LOG=error $(cargo) bench --locked --quiet --bench handoff
+	$(call say,how soon a death is noticed)
+	@XFER_LOG=off $(cargo) bench --locked --quiet --bench detection
 	$(call say,a backward from replayed state)
 	@$(VENV_PYTHON) ffi/python/benches/replay_bench.py
+
+canary: setup ## cancels 100,000 transfers at random instants and looks for bytes that come too late
+	@$(cargo) bench --locked --quiet --package xfer-transport --bench canary
 
 clean: ## removes what was built here; the shared environment in the cache stays
 	$(call say,removing $(TARGET))

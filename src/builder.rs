@@ -105,6 +105,7 @@ impl EngineBuilder {
         let incarnation = claim_identity(&*store, rank, &[], &answers)?;
         let mut endpoint_config = EndpointConfig::new(PeerId { rank, incarnation }, config.job.clone());
         endpoint_config.bind = config.bind;
+        endpoint_config.advertise = config.advertise;
         endpoint_config.links_per_peer = config.links_per_peer;
         endpoint_config.chunk_bytes = config.chunk_bytes;
         endpoint_config.egress_bytes_per_s = config.egress_bytes_per_s;

@@ -52,6 +52,8 @@ pub struct Config {
     pub job: String,
     /// Where this process is reached by the others.
     pub bind: SocketAddr,
+    /// What the others are told instead.
+    pub advertise: Option<SocketAddr>,
     /// How many connections carry data to each peer.
     pub links_per_peer: usize,
     /// The unit of sending, checking and sending again.
@@ -202,6 +204,7 @@ impl Config {
             start_timeout: reader.value(&settings::START_TIMEOUT, parse::duration)?,
             job: reader.derived(&settings::JOB, run_id, "default", parse::text)?,
             bind: reader.value(&settings::BIND, parse::socket_address)?,
+            advertise: reader.optional(&settings::ADVERTISE, parse::socket_address)?,
             links_per_peer: reader.value(&settings::LINKS, parse::within(1, 16))?,
             chunk_bytes: reader.value(&settings::CHUNK, parse::chunk)?,
             egress_bytes_per_s: reader.value(&settings::EGRESS, parse::rate)?,

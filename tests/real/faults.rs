@@ -3,6 +3,7 @@
 use rustix::process::Signal;
 
 use crate::job::{Job, OTHER, SOURCE, Setup, TARGET};
+use crate::net::Net;
 use crate::table::Step;
 use crate::{Outcome, WAIT};
 
@@ -43,6 +44,8 @@ pub enum Fault {
     FewFiles,
     /// The source's memory changes while it is sent.
     SourceChanges,
+    /// On the connections.
+    Net(Net),
     /// The target's settings are of another job.
     OtherJob,
 }
@@ -80,9 +83,19 @@ impl Fault {
                 job.rank(SOURCE).ask("withdraw")?;
                 job.rank(SOURCE).ask(&format!("await outcome 0 {}", WAIT.as_millis())).map(drop)
             }
-            Self::DeadlineNow => job.rank(SOURCE).ask("deadline 100").map(drop),
+            Self::DeadlineNow => {
+                job.rank(SOURCE).ask("deadline 100")?;
+                // Before the cut, what is offered within these milliseconds could still make it.
+                match step {
+                    Step::Notice | Step::Bulk => {
+                        job.rank(OTHER).ask(&format!("await outcome 0 {}", WAIT.as_millis())).map(drop)
+                    }
+                    _ => Ok(()),
+                }
+            }
             Self::FilesUsedUp => job.rank(TARGET).ask("files").map(drop),
             Self::SourceChanges => job.rank(SOURCE).ask("change").map(drop),
+            Self::Net(net) => net.inject(job, step),
             // In force from the start.
             Self::NoRoom | Self::FewFiles | Self::OtherJob => Ok(()),
         }
@@ -95,6 +108,7 @@ impl Fault {
                 process(job, part)?.signal(Signal::CONT)?;
                 Ok(true)
             }
+            Self::Net(net) => Ok(net.lift(job)),
             _ => Ok(false),
         }
     }

@@ -1,7 +1,7 @@
 //! A job of real processes: the store and three ranks, each told what to do line by line.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use xfer::migrate::GenerationRecord;
 use xfer::store::{Exposure, Store, StoreServer, TcpStore};
 
+use crate::net::Proxies;
 use crate::pauses::Pauses;
 use crate::{Outcome, WAIT};
 
@@ -142,6 +143,12 @@ pub struct Job {
     pub ranks: Vec<Process>,
     pub store: Option<StoreProcess>,
     pub pauses: Pauses,
+    /// What the connections lead through, if they do.
+    pub proxies: Option<Proxies>,
+    /// Who can't come to know the end before the fault is lifted.
+    pub unknowing: Option<u32>,
+    /// Connections of people who are no members.
+    pub strangers: Vec<TcpStream>,
     /// How many migrations have begun and ended before the one that is looked at.
     pub attempts: u64,
     /// Sentences with which something was refused on the way.
@@ -156,11 +163,15 @@ pub struct StoreProcess {
 
 impl Job {
     /// Starts the processes; they don't know each other yet.
-    pub fn start(setup: Setup) -> Outcome<Self> {
+    pub fn start(setup: Setup, proxied: bool) -> Outcome<Self> {
         let folder = tempfile::tempdir()?;
         let pauses = Pauses::start(folder.path())?;
         let store = start_store()?;
+        let proxies = if proxied { Some(Proxies::start(store.address)?) } else { None };
         let mut job = Self {
+            proxies,
+            unknowing: None,
+            strangers: Vec::new(),
             setup,
             ranks: Vec::new(),
             store: Some(store),
@@ -181,11 +192,17 @@ impl Job {
 
     /// Starts the process of `rank`, without waiting for it.
     pub fn launch(&self, rank: u32) -> Outcome<Process> {
-        let store = self.store.as_ref().ok_or("there is no store")?.address.to_string();
+        let store = self.store.as_ref().ok_or("there is no store")?.address;
+        let through = self.proxies.as_ref().map(|proxies| &proxies.stores[rank as usize]);
+        let store = through.map_or(store, |proxy| proxy.address()).to_string();
         let mut command = program(&["rank", &rank.to_string()])?;
         command.env("XFER_STORE", &store).env("XFER_CHUNK", "64KiB").env("XFER_STORE_TIMEOUT", "2s");
         let (name, path) = self.pauses.variable();
         command.env(name, path);
+        if let Some(proxies) = &self.proxies {
+            let proxy = proxies.ranks[rank as usize].address().to_string();
+            command.env("XFER_BIND", proxies.behind(rank).to_string()).env("XFER_ADVERTISE", proxy);
+        }
         if rank == TARGET {
             command.args(&self.setup.target_arguments).envs(self.setup.target_environment.iter().cloned());
         }

@@ -1,12 +1,13 @@
 //! Real processes under faults: each cell of the matrix that can be staged is a test, and must end as its table says.
 //!
 //! The program is its own cast: started by a test as `real rank N` or `real store` it plays that part, and is told what to do line by
-//! line. `real --list` names all cells; `cargo nextest run --test real F02` runs those of one fault.
+//! line. `real matrix` shows all cells, and those that aren't staged; `cargo nextest run --test real F02` runs those of one fault.
 #![forbid(unsafe_code)]
 
 mod check;
 mod faults;
 mod job;
+mod net;
 mod pauses;
 mod rank;
 mod stage;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use job::Job;
-use table::{ROWS, Required, Row, Step};
+use table::{ABSENT, ROWS, Required, Row, Step};
 
 /// Longer than any step takes, short enough for one that hangs.
 pub const WAIT: Duration = Duration::from_secs(20);
@@ -34,7 +35,20 @@ fn main() {
             rank::main(rank, &rest[1..]);
         }
         Some((part, _)) if part == "store" => job::serve_store(),
+        Some((part, _)) if part == "matrix" => matrix(),
         _ => libtest_mimic::run(&Arguments::from_args(), trials()).exit(),
+    }
+}
+
+/// The whole of what is staged and what isn't, for people.
+fn matrix() {
+    for row in ROWS {
+        for (step, required) in row.cells {
+            println!("{} {:24} {:10} {required:?}", row.fault, row.name, format!("{step:?}"));
+        }
+    }
+    for absent in ABSENT {
+        println!("{} not staged at {:?}: {}", absent.fault, absent.steps, absent.reason);
     }
 }
 
@@ -50,12 +64,12 @@ fn trials() -> Vec<Trial> {
 
 /// One cell: to its step, the fault, and on to an end that is the required one.
 fn run(row: &Row, step: Step, required: Required) -> Outcome<()> {
-    let mut job = Job::start(row.how.setup())?;
+    let mut job = Job::start(row.how.setup(), row.proxied)?;
     stage::reach(&mut job, step)?;
     row.how.inject(&mut job, step)?;
     let mut reports = stage::finish(&mut job, step)?;
     if row.how.lift(&mut job)? {
-        reports = stage::finish(&mut job, step)?;
+        reports = stage::settle(&mut job)?;
     }
     check::check(&job, &reports, required)?;
     // P9: every process that is left ends when it is told to.

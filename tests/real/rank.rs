@@ -21,7 +21,7 @@ const SMALL_BYTES: usize = 4 << 10;
 const LARGE_BYTES: usize = 4 << 20;
 
 /// Longer than it takes to send it: an activation that is worth sending, and can be had again.
-const COMPUTE: Duration = Duration::from_secs(600);
+const COMPUTE: Duration = Duration::from_secs(3600);
 
 /// The program: started again by the test with these words.
 pub fn main(rank: u32, arguments: &[String]) {
@@ -137,6 +137,7 @@ impl Player {
             "down" => !self.engine.alive(number as u32),
             "generation" => self.engine.generation() >= number,
             "outcome" => self.outcome() != Value::Null,
+            "settled" => self.is_settled(number),
             _ => false,
         };
         // Not everything rings the bell (a peer that goes, for one), so it is looked at now and then.
@@ -148,6 +149,13 @@ impl Player {
             self.engine.bell().wait_for(Some(left.min(Duration::from_millis(20))), || is_so().then_some(()));
         }
         Ok(self.report())
+    }
+
+    /// Whether this process knows generation `number`, and what it means for a migration that it took part in.
+    fn is_settled(&self, number: u64) -> bool {
+        let outcome = self.outcome();
+        let refused = outcome["reason"].as_str().is_some_and(|reason| reason.contains("refused the migration"));
+        self.engine.generation() >= number && (outcome.is_null() || outcome["generation"].is_u64() || refused)
     }
 
     /// How this process's own migration ended, or the one to it.

@@ -1,6 +1,10 @@
 //! The cells of the fault matrix that real processes are put through, each with the outcome that it must have.
 
+use xfer_chaos::Action::{Duplicate, FlipHeader, FlipPayload, NextVersion, Oversize, Reset, Swap, Truncate};
+use xfer_transport_core::frame::FrameKind::{Data, Greeting, Link, Message};
+
 use crate::faults::{Fault, Part};
+use crate::net::{Net, Stranger};
 
 /// Where a migration is when the fault comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,7 +193,166 @@ pub const ROWS: &[Row] = &[
         &[(Bulk, Commits), (Delta, Commits), (Release, Commits), (Resume, Commits)],
     ),
     row("F35", "other_job", Fault::OtherJob, &[(Handshake, Refuses("job"))]),
+    proxied(
+        "F11",
+        "source_cut_off",
+        Fault::Net(Net::Cut),
+        &[
+            (Handshake, Refuses("[1]")),
+            (Notice, Expires),
+            (Bulk, Expires),
+            (Delta, Commits),
+            (Verify, Commits),
+            (Commit, Commits),
+            (Release, Commits),
+            (Resume, Expires),
+        ],
+    ),
+    proxied(
+        "F12",
+        "target_not_heard",
+        Fault::Net(Net::OneWay),
+        &[
+            (Handshake, Refuses("[1]")),
+            (Notice, RollsBack),
+            (Bulk, RollsBack),
+            (Verify, RollsBack),
+            (Commit, RollsBack),
+            (Release, Commits),
+        ],
+    ),
+    proxied(
+        "F13",
+        "store_cut_off",
+        Fault::Net(Net::StoreCut),
+        &[(Notice, Commits), (Commit, Commits), (Release, Commits), (Resume, Commits)],
+    ),
+    proxied("F14", "links_flap", Fault::Net(Net::Flap), &[(Bulk, Commits)]),
+    proxied("F15", "slow_link", Fault::Net(Net::Slow), &[(Bulk, Expires), (Delta, Commits)]),
+    proxied("F16", "latency_and_jitter", Fault::Net(Net::Jitter), &[(Bulk, Commits)]),
+    proxied(
+        "F17",
+        "message_twice",
+        Fault::Net(Net::Once(Duplicate, Message)),
+        &[
+            (Notice, Commits),
+            (Bulk, Commits),
+            (Delta, Commits),
+            (Verify, Commits),
+            (Commit, Commits),
+            (Release, Commits),
+            (Resume, Commits),
+        ],
+    ),
+    proxied(
+        "F17",
+        "acknowledgement_twice",
+        Fault::Net(Net::Once(Duplicate, Link)),
+        &[(Bulk, Commits), (Delta, Commits), (Verify, Commits), (Resume, Commits)],
+    ),
+    proxied(
+        "F17",
+        "chunk_twice",
+        Fault::Net(Net::Once(Duplicate, Data)),
+        &[(Bulk, Commits), (Delta, Commits), (Resume, Commits)],
+    ),
+    proxied(
+        "F17",
+        "chunks_swapped",
+        Fault::Net(Net::Once(Swap, Data)),
+        &[(Bulk, Commits), (Delta, Commits), (Resume, Commits)],
+    ),
+    proxied("F17", "hello_twice", Fault::Net(Net::Once(Duplicate, Greeting)), &[(Handshake, Commits)]),
+    proxied(
+        "F18",
+        "chunk_flipped",
+        Fault::Net(Net::Once(FlipPayload, Data)),
+        &[(Bulk, Commits), (Delta, Commits), (Resume, Commits)],
+    ),
+    proxied(
+        "F19",
+        "hello_garbled",
+        Fault::Net(Net::Once(FlipHeader, Greeting)),
+        &[(Handshake, Refuses("damaged frame header"))],
+    ),
+    proxied(
+        "F19",
+        "header_garbled",
+        Fault::Net(Net::Once(FlipHeader, Data)),
+        &[(Notice, RollsBack), (Bulk, RollsBack), (Delta, RollsBack), (Resume, RollsBack)],
+    ),
+    proxied("F19", "oversized", Fault::Net(Net::Once(Oversize, Data)), &[(Bulk, RollsBack), (Delta, RollsBack)]),
+    proxied(
+        "F19",
+        "cut_off_in_a_frame",
+        Fault::Net(Net::Once(Truncate, Data)),
+        &[(Notice, Commits), (Bulk, Commits), (Delta, Commits), (Resume, Commits)],
+    ),
+    proxied("F20", "hello_reset", Fault::Net(Net::Once(Reset, Greeting)), &[(Handshake, Commits)]),
+    proxied("F20", "link_reset", Fault::Net(Net::Once(Reset, Data)), &[(Bulk, Commits)]),
+    proxied("F20", "control_link_reset", Fault::Net(Net::Once(Reset, Message)), &[(Bulk, Commits), (Commit, Commits)]),
+    proxied("F21", "slow_reader", Fault::Net(Net::SlowReader), &[(Bulk, Commits)]),
+    proxied("F21", "silent_strangers", Fault::Net(Net::Stranger(Stranger::Silent)), &[(Handshake, Commits)]),
+    proxied(
+        "F19",
+        "stranger_babbles",
+        Fault::Net(Net::Stranger(Stranger::Babbling)),
+        &[(Register, Commits), (Verify, Commits), (Commit, Commits), (Release, Commits)],
+    ),
+    proxied(
+        "F36",
+        "stranger_of_another_job",
+        Fault::Net(Net::Stranger(Stranger::OfAnotherJob)),
+        &[
+            (Handshake, Commits),
+            (Register, Commits),
+            (Notice, Commits),
+            (Bulk, Commits),
+            (Commit, Commits),
+            (Release, Commits),
+            (Resume, Commits),
+        ],
+    ),
+    proxied(
+        "F34",
+        "next_version",
+        Fault::Net(Net::Always(NextVersion, Greeting)),
+        &[(Handshake, Refuses("wire version"))],
+    ),
 ];
 
-/// What is not run.
-pub const ABSENT: &[Absent] = &[];
+/// What is not run, and why.
+pub const ABSENT: &[Absent] = &[
+    Absent {
+        fault: "F03",
+        steps: &[Release, Resume],
+        reason: "no journal: the store is in memory, and what it held is gone with its process",
+    },
+    Absent {
+        fault: "F23",
+        steps: &[Register, Notice, Bulk, Resume],
+        reason: "memory comes from the system's overcommit: not staged yet",
+    },
+    Absent { fault: "F24", steps: &[Notice, Commit, Release, Resume], reason: "no journal: the store is in memory" },
+    Absent { fault: "F25", steps: &[Register, Bulk], reason: "TCP registers no memory" },
+    Absent {
+        fault: "F29",
+        steps: &[Bulk, Delta, Verify, Release],
+        reason: "looked for at random instants by the canary, not by step",
+    },
+    Absent {
+        fault: "F32",
+        steps: &[Handshake, Notice, Bulk, Commit, Release, Resume],
+        reason: "a process's wall clock can't be moved alone without a library that isn't everywhere",
+    },
+    Absent {
+        fault: "F34",
+        steps: &[Notice, Commit, Resume],
+        reason: "a peer of another version is refused at the handshake, before these",
+    },
+    Absent {
+        fault: "F35",
+        steps: &[Register, Notice, Resume],
+        reason: "a peer of another job is refused at the handshake, before these",
+    },
+];
