@@ -23,7 +23,7 @@ cargo = PYO3_PYTHON=$(VENV_PYTHON) cargo
 
 say = @printf '== %s\n' "$(1)"
 
-.PHONY: help setup wheel demo test test-rust test-python lint sim sim-campaign fuzz explore mutants bench clean
+.PHONY: help setup wheel demo test test-rust test-python lint sim sim-campaign fuzz explore mutants bench canary clean
 
 help: ## lists these targets
 	@printf 'usage: make TARGET\n\n'
@@ -104,8 +104,13 @@ bench: wheel ## measures what this machine does: the transport, a hand-over, a r
 	@$(cargo) bench --locked --quiet --package xfer-plan --bench plan
 	$(call say,a hand-over on both sides of send-or-compute)
 	@$(VENV_PYTHON) ffi/python/benches/frontier_bench.py
+	$(call say,how soon a death is noticed)
+	@XFER_LOG=off $(cargo) bench --locked --quiet --bench detection
 	$(call say,a backward from replayed state)
 	@$(VENV_PYTHON) ffi/python/benches/replay_bench.py
+
+canary: setup ## cancels 100,000 transfers at random instants and looks for bytes that come too late
+	@$(cargo) bench --locked --quiet --package xfer-transport --bench canary
 
 clean: ## removes what was built here; the shared environment in the cache stays
 	$(call say,removing $(TARGET))

@@ -112,6 +112,7 @@ impl EngineBuilder {
         let mut endpoint_config = EndpointConfig::new(PeerId { rank, incarnation }, config.job.clone());
         endpoint_config.bind = config.bind;
         endpoint_config.transports = config.transports.clone();
+        endpoint_config.advertise = config.advertise;
         endpoint_config.links_per_peer = config.links_per_peer;
         endpoint_config.chunk_bytes = config.chunk_bytes;
         endpoint_config.egress_bytes_per_s = config.egress_bytes_per_s;
@@ -147,7 +148,7 @@ impl EngineBuilder {
 /// The store and its address: a free port is known only once it is bound.
 fn find_store(config: &Config, host: bool) -> Result<(String, Hosted), EngineError> {
     if !host {
-        let store = TcpStore::connect(&config.store, config.start_timeout)?;
+        let store = TcpStore::connect(&config.store, config.start_timeout)?.with_call_timeout(config.store_timeout);
         return Ok((config.store.clone(), Hosted { store, server: None }));
     }
     if let Some(address) = config.store.parse::<SocketAddr>().ok().filter(|address| address.port() == 0) {
@@ -156,8 +157,8 @@ fn find_store(config: &Config, host: bool) -> Result<(String, Hosted), EngineErr
         let store = TcpStore::connect(&address, config.store_timeout)?;
         return Ok((address, Hosted { store, server: Some(server) }));
     }
-    let hosted = host_or_connect(&config.store, config.exposure(), config.start_timeout)?;
-    Ok((config.store.clone(), hosted))
+    let Hosted { store, server } = host_or_connect(&config.store, config.exposure(), config.start_timeout)?;
+    Ok((config.store.clone(), Hosted { store: store.with_call_timeout(config.store_timeout), server }))
 }
 
 /// Whether the process behind a ticket still answers: only then its rank is taken.

@@ -53,6 +53,8 @@ pub struct Config {
     pub job: String,
     /// Where this process is reached by the others.
     pub bind: SocketAddr,
+    /// What the others are told instead.
+    pub advertise: Option<SocketAddr>,
     /// What may move bytes, best first; none for all that are here.
     pub transports: Option<Vec<BackendId>>,
     /// How many connections carry data to each peer.
@@ -205,6 +207,7 @@ impl Config {
             start_timeout: reader.value(&settings::START_TIMEOUT, parse::duration)?,
             job: reader.derived(&settings::JOB, run_id, "default", parse::text)?,
             bind: reader.value(&settings::BIND, parse::socket_address)?,
+            advertise: reader.optional(&settings::ADVERTISE, parse::socket_address)?,
             transports: reader.value(&settings::TRANSPORTS, parse::transports)?,
             links_per_peer: reader.value(&settings::LINKS, parse::within(1, 16))?,
             chunk_bytes: reader.value(&settings::CHUNK, parse::chunk)?,

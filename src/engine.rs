@@ -118,13 +118,15 @@ pub enum EngineError {
     },
     /// Not all ranks came in time.
     #[error(
-        "waited {waited:?} for rank {missing:?} of {world_size}; start the missing processes, with this store: {store}"
+        "waited {waited:?} for rank {missing:?} of {world_size}{obstacle}; start the missing processes, with this store: {store}"
     )]
     Timeout {
         /// How long.
         waited: Duration,
         /// Which ranks did not come.
         missing: Vec<u32>,
+        /// What was found last in the way, with what goes before it in the sentence.
+        obstacle: String,
         /// How many there should be.
         world_size: u32,
         /// Where they should look.
@@ -187,15 +189,16 @@ impl Engine {
     pub fn connect(&self, timeout: Duration) -> Result<(), EngineError> {
         let began = Instant::now();
         let me = self.id().rank;
+        let mut obstacle = None;
         // The higher rank calls the lower one, so that each pair meets once.
         for rank in (0..self.world_size()).filter(|rank| *rank != me) {
             while self.inner.endpoint.peer(rank).is_none() {
                 let left = timeout.saturating_sub(began.elapsed());
                 if left.is_zero() {
-                    return Err(self.not_all_came(began.elapsed()));
+                    return Err(self.not_all_came(began.elapsed(), obstacle));
                 }
                 if rank < me {
-                    self.call(rank, left)?;
+                    obstacle = self.call(rank, left)?.or(obstacle);
                 } else {
                     thread::sleep(Duration::from_millis(2).min(left));
                 }
@@ -204,32 +207,34 @@ impl Engine {
         Ok(())
     }
 
-    /// Tries once to reach a rank, by the ticket that it left in the store.
-    fn call(&self, rank: u32, left: Duration) -> Result<(), EngineError> {
+    /// Tries once to reach a rank, by the ticket that it left in the store; returns what was in the way.
+    fn call(&self, rank: u32, left: Duration) -> Result<Option<ConnectError>, EngineError> {
         match self.inner.ticket_of(rank, left.min(LOOK))? {
             Some(ticket) => match self.inner.endpoint.connect(&ticket, left.min(LOOK)) {
-                Ok(_) => Ok(()),
+                Ok(_) => Ok(None),
                 // Its process may be starting again under a new ticket; whoever is wrong for good says so by name.
                 Err(
-                    ConnectError::Unreachable { .. }
+                    obstacle @ (ConnectError::Unreachable { .. }
                     | ConnectError::WrongPeer { .. }
                     | ConnectError::Lost { .. }
-                    | ConnectError::TimedOut { .. },
+                    | ConnectError::TimedOut { .. }),
                 ) => {
                     thread::sleep(Duration::from_millis(20).min(left));
-                    Ok(())
+                    Ok(Some(obstacle))
                 }
                 Err(cause) => Err(EngineError::Connect { rank, cause }),
             },
-            None => Ok(()),
+            None => Ok(None),
         }
     }
 
-    fn not_all_came(&self, waited: Duration) -> EngineError {
+    fn not_all_came(&self, waited: Duration, obstacle: Option<ConnectError>) -> EngineError {
         let missing = (0..self.world_size())
             .filter(|rank| *rank != self.id().rank && self.inner.endpoint.peer(*rank).is_none())
             .collect();
-        EngineError::Timeout { waited, missing, world_size: self.world_size(), store: self.inner.store_address.clone() }
+        let obstacle = obstacle.map_or_else(String::new, |obstacle| format!(" ({obstacle})"));
+        let (world_size, store) = (self.world_size(), self.inner.store_address.clone());
+        EngineError::Timeout { waited, missing, obstacle, world_size, store }
     }
 
     /// Whether `rank` is connected now.
@@ -379,12 +384,15 @@ impl Inner {
                 tracing::warn!(%notice, "this process has to leave");
                 // A hint is for preparing; what is protected leaves when it is certain.
                 if notice.certain {
+                    // Whether anything leaves or not, nothing is to be handed to a process that goes.
+                    self.migrations.deadline_moved(notice.left());
                     self.protection.leave(notice.deadline());
                 }
             }
             NoticeEvent::Withdrawn(notice) => {
                 tracing::warn!(source = %notice.source, "the notice was withdrawn");
                 self.protection.stay();
+                self.migrations.stay();
                 if let Some(outgoing) = self.migrations.outgoing().filter(|outgoing| outgoing.outcome().is_none()) {
                     // Refused only when the migration has just ended: then its outcome stands.
                     let _ = outgoing.withdraw();

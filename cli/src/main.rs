@@ -1,6 +1,7 @@
 //! The program `xfer`: the operator's side of a training job that moves off machines which are taken away.
 #![forbid(unsafe_code)]
 
+mod chaos;
 mod drain;
 mod failure;
 mod info;
@@ -31,6 +32,8 @@ struct Program {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Rehearses faults on a running job: kills and stops its processes, spoils its connections.
+    Chaos(chaos::Options),
     /// Hosts the store of a job until it is told to stop (SIGTERM, Ctrl-C).
     Store(store::Options),
     /// Tells the process of a rank to leave its machine, or that it may stay after all.
@@ -62,6 +65,7 @@ impl StoreOption {
 fn main() -> ExitCode {
     let program = Program::parse();
     let (name, outcome) = match &program.command {
+        Command::Chaos(options) => ("chaos", chaos::run(options)),
         Command::Store(options) => ("store", store::run(options)),
         Command::Drain(options) => ("drain", drain::run(options)),
         Command::Plan(options) => ("plan", plan::run(options)),

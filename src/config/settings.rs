@@ -69,6 +69,11 @@ pub(super) const BIND: Setting = Setting {
     default: DefaultValue::Is("127.0.0.1:0"),
     meaning: "The address at which the other processes reach this one; port 0 takes a free one.",
 };
+pub(super) const ADVERTISE: Setting = Setting {
+    name: "XFER_ADVERTISE",
+    default: DefaultValue::Follows("`XFER_BIND`"),
+    meaning: "The address that the other processes are told, where a port mapping or a proxy leads from there to `XFER_BIND`.",
+};
 pub(super) const TRANSPORTS: Setting = Setting {
     name: "XFER_TRANSPORTS",
     default: DefaultValue::Is("auto"),
@@ -126,12 +131,13 @@ pub(super) const CONFIG: Setting = Setting {
 };
 
 /// Everything that can be set. At most 25: what nobody needs to set isn't here.
-pub const SETTINGS: [Setting; 16] = [
+pub const SETTINGS: [Setting; 17] = [
     STORE,
     STORE_TIMEOUT,
     START_TIMEOUT,
     JOB,
     BIND,
+    ADVERTISE,
     TRANSPORTS,
     LINKS,
     CHUNK,

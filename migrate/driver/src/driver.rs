@@ -15,6 +15,7 @@ use xfer_transport::{Channel, Endpoint, Grant, Incoming as FromPeer, PeerEvent, 
 use xfer_transport_core::{Deadline, PeerId, Time};
 
 use crate::migrations::{HandOverError, MigrationsConfig, OfferError, Outgoing, Shared, StartError};
+use crate::pause;
 use crate::rescue::{HandOver, Rescue};
 use crate::source::SourceRun;
 use crate::store::{Store, Swap, Version};
@@ -64,6 +65,15 @@ pub(crate) enum Job {
         item: ItemId,
         result: Result<Transferred, TransferError>,
     },
+    /// An item's memory was read again after it had been written.
+    Compared {
+        migration: MigrationId,
+        item: ItemId,
+        moved: Transferred,
+        unchanged: bool,
+    },
+    /// The notice for this process was taken back.
+    Stay,
     Allocated {
         migration: MigrationId,
         memory: Result<Vec<(ItemId, Region, Grant)>, String>,
@@ -276,9 +286,15 @@ impl Driver {
             // Items are numbered anew in each migration: a write of an earlier one must not count for this one's.
             Job::Written { migration, item, result } => {
                 if let Some(source) = self.source.as_mut().filter(|source| source.migration() == migration) {
-                    source.written(now, item, result);
+                    source.written(&self.context, now, item, result);
                 }
             }
+            Job::Compared { migration, item, moved, unchanged } => {
+                if let Some(source) = self.source.as_mut().filter(|source| source.migration() == migration) {
+                    source.compared(now, item, &moved, unchanged);
+                }
+            }
+            Job::Stay => self.leaving = None,
             Job::Allocated { migration, memory } => {
                 self.with_target(migration, |target| target.allocated(now, memory));
             }
@@ -415,8 +431,9 @@ impl Context {
 
     /// Replaces the store's generation by `record` if it still is the one that `record` is based on, and tells what the store then holds.
     pub(crate) fn propose(&self, record: GenerationRecord) {
-        let (store, jobs) = (Arc::clone(&self.store), self.jobs.clone());
+        let (store, jobs, rank) = (Arc::clone(&self.store), self.jobs.clone(), self.endpoint.id().rank);
         self.store_worker.run(move || {
+            pause::at("propose", rank);
             let result = propose(&*store, record);
             // A driver that has ended decides nothing any more.
             let _ = jobs.send(Job::Decided { result });

@@ -15,6 +15,7 @@ mod bell;
 mod driver;
 mod migrations;
 mod outcome;
+mod pause;
 mod report;
 mod rescue;
 mod source;

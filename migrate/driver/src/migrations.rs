@@ -179,10 +179,16 @@ impl Migrations {
         self.shared.state().incoming = None;
     }
 
-    /// The notice's deadline moved: `time_left` from now.
+    /// This process has to go, or sooner than it was said before: `time_left` from now. What leaves it hurries, and what would come to it
+    /// is refused.
     pub fn deadline_moved(&self, time_left: Duration) {
         // A driver that has ended has nothing to hurry.
         let _ = self.shared.jobs.send(Job::DeadlineMoved { time_left });
+    }
+
+    /// The notice for this process was taken back: migrations to it may begin again.
+    pub fn stay(&self) {
+        let _ = self.shared.jobs.send(Job::Stay);
     }
 
     /// Ends the threads of this process's migrations.

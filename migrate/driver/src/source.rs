@@ -95,10 +95,6 @@ impl SourceRun {
         self.outgoing.clone()
     }
 
-    pub(crate) fn migration(&self) -> MigrationId {
-        self.migration
-    }
-
     /// Whether another one must wait for it. One that could not learn how it ended holds up nobody: if it was decided
     /// after all, the next one is refused by the store's generation.
     pub(crate) fn is_under_way(&self) -> bool {
@@ -157,26 +153,52 @@ impl SourceRun {
         }
     }
 
-    pub(crate) fn written(&mut self, now: Time, item: ItemId, result: Result<Transferred, TransferError>) {
+    /// Which attempt this is: what comes late of an earlier one is about other items.
+    pub(crate) fn migration(&self) -> MigrationId {
+        self.migration
+    }
+
+    pub(crate) fn written(
+        &mut self,
+        context: &Context,
+        now: Time,
+        item: ItemId,
+        result: Result<Transferred, TransferError>,
+    ) {
         self.writes.remove(&item);
-        if let Some((item, _)) = self.items.get(&item) {
-            self.busy.end(item.class, now);
-        }
+        let Some((about, region)) = self.items.get(&item) else { return };
+        self.busy.end(about.class, now);
         match result {
+            // Each chunk was sound when it left. That all of them are of one moment only shows when they are read again: a training
+            // loop that writes meanwhile would leave half a step.
             Ok(moved) => {
-                self.timeline.reach("stream", now);
-                let mut view = lock(&self.outgoing.view);
-                for (backend, bytes) in &moved.over {
-                    *view.report.path.entry(backend.to_string()).or_default() += bytes;
-                }
-                view.report.retried_chunks += u64::from(moved.retried_chunks);
-                drop(view);
-                self.input(now, Input::Written { item, crc32c: moved.crc32c });
+                let (migration, jobs, region) = (self.migration, context.jobs.clone(), region.clone());
+                context.memory_worker.run(move || {
+                    let unchanged = region.crc32c() == moved.crc32c;
+                    let _ = jobs.send(Job::Compared { migration, item, moved, unchanged });
+                });
             }
             Err(error) => {
                 let retry = matches!(error, TransferError::Damaged { .. });
                 self.input(now, Input::WriteFailed { item, retry, reason: error.to_string() });
             }
+        }
+    }
+
+    /// What was written was compared with what is there now.
+    pub(crate) fn compared(&mut self, now: Time, item: ItemId, moved: &Transferred, unchanged: bool) {
+        self.timeline.reach("stream", now);
+        let mut view = lock(&self.outgoing.view);
+        for (backend, bytes) in &moved.over {
+            *view.report.path.entry(backend.to_string()).or_default() += bytes;
+        }
+        view.report.retried_chunks += u64::from(moved.retried_chunks);
+        drop(view);
+        if unchanged {
+            self.input(now, Input::Written { item, crc32c: moved.crc32c });
+        } else {
+            let reason = "its memory changed while it was sent; protect it again after every update".to_owned();
+            self.input(now, Input::WriteFailed { item, retry: true, reason });
         }
     }
 

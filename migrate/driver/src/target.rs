@@ -14,6 +14,7 @@ use xfer_transport_core::{PeerId, Time};
 use crate::driver::{Context, Job};
 use crate::migrations::{Incoming, Shared, View, lock};
 use crate::outcome::{MigrationError, Outcome};
+use crate::pause;
 use crate::report::{Moved, Timeline};
 use crate::store::{Store, Swap, Version};
 
@@ -128,6 +129,7 @@ impl TargetRun {
     fn perform(&mut self, context: &Context, now: Time, output: Output) {
         let migration = self.migration;
         let jobs = context.jobs.clone();
+        let rank = context.endpoint.id().rank;
         match output {
             Output::Send { to, message } => {
                 // Only ever to the source; if it is gone, the session learns that by its own event.
@@ -138,6 +140,7 @@ impl TargetRun {
             Output::Allocate { items } => {
                 let endpoint = context.endpoint.clone();
                 context.memory_worker.run(move || {
+                    pause::at("register", rank);
                     let memory = allocate(&endpoint, migration.source, items);
                     let _ = jobs.send(Job::Allocated { migration, memory });
                 });
@@ -145,6 +148,7 @@ impl TargetRun {
             Output::Verify { item, crc32c } => {
                 let region = self.memory.get(&item).cloned();
                 context.memory_worker.run(move || {
+                    pause::at("verify", rank);
                     let ok = region.is_some_and(|region| region.crc32c() == crc32c);
                     let _ = jobs.send(Job::Verified { migration, item, crc32c, ok });
                 });

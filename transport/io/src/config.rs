@@ -23,6 +23,8 @@ pub struct EndpointConfig {
     pub job: String,
     /// Where to listen. An address that other machines reach needs `XFER_INSECURE=1`: links are not encrypted.
     pub bind: SocketAddr,
+    /// The address that peers are told instead, where something (a port mapping, a proxy) leads from there to `bind`.
+    pub advertise: Option<SocketAddr>,
     /// Links for data to each peer, besides one for control.
     pub links_per_peer: usize,
     /// Bytes of a chunk, the unit of scheduling, checking and sending again.
@@ -42,6 +44,7 @@ impl EndpointConfig {
             id,
             job: job.into(),
             bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            advertise: None,
             // Two keep a large transfer going when one is lost; more only help where one core can't fill the network.
             links_per_peer: 2,
             chunk_bytes: CHUNK_BYTES_DEFAULT,
@@ -115,7 +118,7 @@ impl EndpointConfig {
             )));
         }
         let tcp = TcpBackend::bind(self.bind).map_err(|error| StartError::Bind { address: self.bind, error })?;
-        Ok(Arc::new(tcp))
+        Ok(Arc::new(tcp.advertised_as(self.advertise)))
     }
 }
 
@@ -126,6 +129,7 @@ impl fmt::Debug for EndpointConfig {
             .field("id", &self.id)
             .field("job", &self.job)
             .field("bind", &self.bind)
+            .field("advertise", &self.advertise)
             .field("links_per_peer", &self.links_per_peer)
             .field("chunk_bytes", &self.chunk_bytes)
             .field("egress_bytes_per_s", &self.egress_bytes_per_s)

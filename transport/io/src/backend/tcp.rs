@@ -20,6 +20,8 @@ use crate::backend::{Backend, Capabilities, Link};
 pub struct TcpBackend {
     listener: TcpListener,
     address: SocketAddr,
+    /// What peers are told.
+    advertised: SocketAddr,
 }
 
 impl TcpBackend {
@@ -28,7 +30,13 @@ impl TcpBackend {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        Ok(Self { listener, address })
+        Ok(Self { listener, address, advertised: address })
+    }
+
+    /// The same, with another address for peers, if there is one: something leads from there to here.
+    #[must_use]
+    pub fn advertised_as(self, address: Option<SocketAddr>) -> Self {
+        Self { advertised: address.unwrap_or(self.advertised), ..self }
     }
 
     /// Where it listens.
@@ -48,7 +56,7 @@ impl Backend for TcpBackend {
     }
 
     fn address(&self) -> Bytes {
-        self.address.to_string().into()
+        self.advertised.to_string().into()
     }
 
     fn open(&self, address: &[u8], timeout: Duration) -> io::Result<Box<dyn Link>> {

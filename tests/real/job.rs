@@ -1,0 +1,270 @@
+//! A job of real processes: the store and three ranks, each told what to do line by line.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+use xfer::migrate::GenerationRecord;
+use xfer::store::{Exposure, Store, StoreServer, TcpStore};
+
+use crate::net::Proxies;
+use crate::pauses::Pauses;
+use crate::{Outcome, WAIT};
+
+/// The rank that leaves, the one that is done something to, and the one that stays whatever happens.
+pub const SOURCE: u32 = 1;
+pub const TARGET: u32 = 2;
+pub const OTHER: u32 = 0;
+
+/// A process that is told what to do, and killed when nobody needs it any more.
+pub struct Process {
+    name: String,
+    child: Child,
+    input: Option<ChildStdin>,
+    lines: Receiver<String>,
+    stopped: bool,
+    /// Gone, and meant to be.
+    pub dead: bool,
+}
+
+impl Process {
+    fn start(name: String, mut command: Command) -> Outcome<Self> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let output = child.stdout.take().ok_or("a child without output")?;
+        let input = child.stdin.take();
+        let (said, lines) = channel();
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if said.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { name, child, input, lines, stopped: false, dead: false })
+    }
+
+    /// Says what to do; the answer is taken by [`Process::answer`].
+    pub fn tell(&mut self, command: &str) -> Outcome<()> {
+        let input = self.input.as_mut().ok_or("its input is closed")?;
+        input.write_all(format!("{command}\n").as_bytes())?;
+        Ok(())
+    }
+
+    /// What it says next, as it is.
+    pub fn answer(&mut self) -> Outcome<Value> {
+        match self.lines.recv_timeout(WAIT + Duration::from_secs(10)) {
+            Ok(line) => Ok(serde_json::from_str(&line)?),
+            Err(RecvTimeoutError::Timeout) => Err(format!("{} hangs", self.name).into()),
+            Err(RecvTimeoutError::Disconnected) => Err(format!("{} has ended", self.name).into()),
+        }
+    }
+
+    /// Says what to do and waits for the answer, which may be an error.
+    pub fn try_ask(&mut self, command: &str) -> Outcome<Value> {
+        self.tell(command)?;
+        self.answer()
+    }
+
+    /// Says what to do and waits until it is done.
+    pub fn ask(&mut self, command: &str) -> Outcome<Value> {
+        let answer = self.try_ask(command)?;
+        match answer.get("error") {
+            Some(error) => Err(format!("{}: {command}: {error}", self.name).into()),
+            None => Ok(answer),
+        }
+    }
+
+    pub fn signal(&mut self, signal: Signal) -> Outcome<()> {
+        let pid = Pid::from_raw(self.child.id() as i32).ok_or("a process without a number")?;
+        kill_process(pid, signal)?;
+        match signal {
+            Signal::STOP => self.stopped = true,
+            Signal::CONT => self.stopped = false,
+            Signal::KILL => {
+                self.child.wait()?;
+                self.dead = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    pub fn is_there(&self) -> bool {
+        !self.dead && !self.stopped
+    }
+
+    /// Closes its input, at which it ends by itself; an error if it doesn't, or not well.
+    pub fn end(&mut self) -> Outcome<()> {
+        self.input = None;
+        let until = Instant::now() + WAIT;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                self.dead = true;
+                return if status.success() {
+                    Ok(())
+                } else {
+                    Err(format!("{} ended with {status}", self.name).into())
+                };
+            }
+            if Instant::now() > until {
+                return Err(format!("{} doesn't end", self.name).into());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// How a job differs from the usual one.
+#[derive(Default, Clone)]
+pub struct Setup {
+    /// Words for the program of the rank that something is done to.
+    pub target_arguments: Vec<String>,
+    /// Its environment.
+    pub target_environment: Vec<(&'static str, String)>,
+}
+
+/// The store and the ranks of the founding case.
+pub struct Job {
+    pub setup: Setup,
+    pub ranks: Vec<Process>,
+    pub store: Option<StoreProcess>,
+    pub pauses: Pauses,
+    /// What the connections lead through, if they do.
+    pub proxies: Option<Proxies>,
+    /// Who can't come to know the end before the fault is lifted.
+    pub unknowing: Option<u32>,
+    /// Connections of people who are no members.
+    pub strangers: Vec<TcpStream>,
+    /// How many migrations have begun and ended before the one that is looked at.
+    pub attempts: u64,
+    /// Sentences with which something was refused on the way.
+    pub refusals: Vec<String>,
+    _folder: TempDir,
+}
+
+pub struct StoreProcess {
+    pub process: Process,
+    pub address: SocketAddr,
+}
+
+impl Job {
+    /// Starts the processes; they don't know each other yet.
+    pub fn start(setup: Setup, proxied: bool) -> Outcome<Self> {
+        let folder = tempfile::tempdir()?;
+        let pauses = Pauses::start(folder.path())?;
+        let store = start_store()?;
+        let proxies = if proxied { Some(Proxies::start(store.address)?) } else { None };
+        let mut job = Self {
+            proxies,
+            unknowing: None,
+            strangers: Vec::new(),
+            setup,
+            ranks: Vec::new(),
+            store: Some(store),
+            pauses,
+            attempts: 0,
+            refusals: Vec::new(),
+            _folder: folder,
+        };
+        for rank in 0..3 {
+            let process = job.launch(rank)?;
+            job.ranks.push(process);
+        }
+        for rank in 0..3 {
+            job.welcome(rank)?;
+        }
+        Ok(job)
+    }
+
+    /// Starts the process of `rank`, without waiting for it.
+    pub fn launch(&self, rank: u32) -> Outcome<Process> {
+        let store = self.store.as_ref().ok_or("there is no store")?.address;
+        let through = self.proxies.as_ref().map(|proxies| &proxies.stores[rank as usize]);
+        let store = through.map_or(store, |proxy| proxy.address()).to_string();
+        let mut command = program(&["rank", &rank.to_string()])?;
+        command.env("XFER_STORE", &store).env("XFER_CHUNK", "64KiB").env("XFER_STORE_TIMEOUT", "2s");
+        // Shared memory would lead past the proxies.
+        command.env("XFER_TRANSPORTS", "tcp");
+        let (name, path) = self.pauses.variable();
+        command.env(name, path);
+        if let Some(proxies) = &self.proxies {
+            let proxy = proxies.ranks[rank as usize].address().to_string();
+            command.env("XFER_BIND", proxies.behind(rank).to_string()).env("XFER_ADVERTISE", proxy);
+        }
+        if rank == TARGET {
+            command.args(&self.setup.target_arguments).envs(self.setup.target_environment.iter().cloned());
+        }
+        Process::start(format!("rank {rank}"), command)
+    }
+
+    /// Waits for the first words of `rank`.
+    pub fn welcome(&mut self, rank: u32) -> Outcome<()> {
+        let ready = self.rank(rank).answer()?;
+        match ready["error"].as_str() {
+            Some(error) => {
+                self.refusals.push(error.to_owned());
+                self.rank(rank).end()
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub fn rank(&mut self, rank: u32) -> &mut Process {
+        &mut self.ranks[rank as usize]
+    }
+
+    /// Tells several at once, so that they can wait for each other; errors are kept as refusals.
+    pub fn together(&mut self, command: &str) -> Outcome<()> {
+        let there: Vec<u32> = (0..3).filter(|rank| self.ranks[*rank as usize].is_there()).collect();
+        for rank in &there {
+            self.rank(*rank).tell(command)?;
+        }
+        for rank in &there {
+            let answer = self.rank(*rank).answer()?;
+            self.refusals.extend(answer["error"].as_str().map(str::to_owned));
+        }
+        Ok(())
+    }
+
+    /// What the store holds now: the truth about who owns what.
+    pub fn generation(&self) -> Outcome<Option<GenerationRecord>> {
+        let Some(store) = &self.store else { return Ok(None) };
+        let store = TcpStore::connect(&store.address.to_string(), WAIT)?;
+        let found = store.get("generation")?;
+        Ok(found.map(|found| GenerationRecord::decode(&found.value)).transpose()?)
+    }
+}
+
+fn start_store() -> Outcome<StoreProcess> {
+    let mut process = Process::start("the store".to_owned(), program(&["store"])?)?;
+    let address = process.answer()?["ready"].as_str().unwrap_or_default().parse()?;
+    Ok(StoreProcess { process, address })
+}
+
+/// This very program, to play another part.
+fn program(words: &[&str]) -> Outcome<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(words).env("XFER_LOG", "off");
+    Ok(command)
+}
+
+/// The store as a process of its own, until its input ends.
+pub fn serve_store() {
+    let server = StoreServer::bind(([127, 0, 0, 1], 0).into(), Exposure::LoopbackOnly).expect("a free port");
+    println!("{}", serde_json::json!({ "ready": server.local_addr().to_string() }));
+    let _ = std::io::stdin().lock().lines().count();
+}

@@ -1,0 +1,291 @@
+//! One rank of the founding case as a process of its own: does what it is told on standard input, answers on standard output.
+
+use std::io::{BufRead, Write, stdin, stdout};
+use std::str::SplitWhitespace;
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use xfer::migrate::{Cost, HandOver, ItemClass, Rescue};
+use xfer::{Engine, EngineBuilder, Region};
+use xfer_transport_core::ticket::Ticket;
+
+use crate::Outcome;
+
+/// Who takes over what, once rank 1 has left.
+const OWNERS_AFTER: [(&str, u32); 2] = [("layers 4-5", 0), ("layers 6-7", 2)];
+
+/// State that lands while the link is slow, and state that doesn't.
+const SMALL_BYTES: usize = 4 << 10;
+const LARGE_BYTES: usize = 4 << 20;
+
+/// Longer than it takes to send it: an activation that is worth sending, and can be had again.
+const COMPUTE: Duration = Duration::from_secs(3600);
+
+/// The program: started again by the test with these words.
+pub fn main(rank: u32, arguments: &[String]) {
+    let answer = |value: &Value| {
+        let mut out = stdout().lock();
+        // A parent that is gone is noticed at the end of the input.
+        let _ = writeln!(out, "{value}").and_then(|()| out.flush());
+    };
+    let started = start(rank, arguments);
+    let player = match started {
+        Ok(player) => player,
+        Err(error) => {
+            answer(&json!({ "error": error.to_string() }));
+            return;
+        }
+    };
+    answer(&json!({ "ready": player.address().unwrap_or_default() }));
+    for line in stdin().lock().lines() {
+        let Ok(line) = line else { break };
+        let said = player.obey(&line).unwrap_or_else(|error| json!({ "error": error.to_string() }));
+        answer(&said);
+    }
+    player.engine.close();
+}
+
+fn start(rank: u32, arguments: &[String]) -> Outcome<Player> {
+    let mut builder = EngineBuilder::new(rank, 3)?.host_store(false);
+    for argument in arguments {
+        match argument.split_once('=') {
+            Some(("memory", bytes)) => builder = builder.memory_limit_bytes(bytes.parse()?),
+            Some(("files", count)) => limit_files(count.parse()?)?,
+            _ => return Err(format!("`{argument}` is unknown").into()),
+        }
+    }
+    Ok(Player { engine: builder.start()?, sources: Mutex::default(), open: Mutex::default() })
+}
+
+struct Player {
+    engine: Engine,
+    /// What was offered, for changing it while it is sent.
+    sources: Mutex<Vec<Region>>,
+    /// Files that use up the process's descriptors.
+    open: Mutex<Vec<std::fs::File>>,
+}
+
+impl Player {
+    /// Where this process really listens, whatever it tells the others.
+    fn address(&self) -> Option<String> {
+        let ticket = Ticket::decode(&self.engine.endpoint().ticket()).ok()?;
+        Some(String::from_utf8_lossy(&ticket.addresses.first()?.1).into_owned())
+    }
+
+    fn obey(&self, line: &str) -> Outcome<Value> {
+        let mut words = line.split_whitespace();
+        match words.next().unwrap_or_default() {
+            "connect" => self.engine.connect(millis(&mut words)?)?,
+            "hand_over" => self.hand_over(millis(&mut words)?)?,
+            "offer" => self.offer(words.next().unwrap_or_default())?,
+            "cut" => self.outgoing()?.cut("step 7".into())?,
+            "withdraw" => self.outgoing()?.withdraw()?,
+            "deadline" => self.engine.migrations().deadline_moved(millis(&mut words)?),
+            "notice" => self.engine.raise_notice("test", millis(&mut words)?)?,
+            "watch" => self.engine.watch_notices(self.engine.notice_source("signal", Some(millis(&mut words)?))?)?,
+            "limit" => self.engine.endpoint().set_egress_limit(words.next().and_then(|word| word.parse().ok())),
+            "dismiss" => self.engine.dismiss(),
+            "await" => return self.wait(&mut words),
+            "report" => return Ok(self.report()),
+            "change" => self.change()?,
+            "burn" => self.burn(millis(&mut words)?),
+            "files" => self.use_up_files(),
+            word => return Err(format!("`{word}` is no command").into()),
+        }
+        Ok(json!({}))
+    }
+
+    fn outgoing(&self) -> Outcome<xfer::migrate::Outgoing> {
+        Ok(self.engine.outgoing().ok_or("nothing leaves from here")?)
+    }
+
+    fn hand_over(&self, time_left: Duration) -> Outcome<()> {
+        let owners_after = OWNERS_AFTER.iter().map(|(shard, rank)| ((*shard).to_owned(), *rank)).collect();
+        self.engine.hand_over(HandOver { targets: vec![0, 2], owners_after, time_left })?;
+        Ok(())
+    }
+
+    fn offer(&self, what: &str) -> Outcome<()> {
+        let items: Vec<Rescue> = match what {
+            "state" => [(0, SMALL_BYTES), (2, SMALL_BYTES), (0, LARGE_BYTES), (2, LARGE_BYTES)]
+                .map(|(target, len_bytes)| state(target, len_bytes))
+                .into(),
+            "delta" => [0, 2].map(activation).into(),
+            _ => return Err(format!("`{what}` is nothing to offer").into()),
+        };
+        lock(&self.sources).extend(items.iter().map(|item| item.region.clone()));
+        self.outgoing()?.offer(items)?;
+        Ok(())
+    }
+
+    /// Waits for something to be so, at most as long as the last word says.
+    fn wait(&self, words: &mut SplitWhitespace<'_>) -> Outcome<Value> {
+        let what = words.next().unwrap_or_default();
+        let number: u64 = words.next().unwrap_or("0").parse()?;
+        let time = millis(words)?;
+        let incoming = || self.engine.incoming();
+        let phase =
+            |name: &str| incoming().is_some_and(|it| it.report().phases_s.iter().any(|(phase, _)| *phase == name));
+        let is_so = || match what {
+            "incoming" => incoming().is_some(),
+            "items" => incoming().is_some_and(|it| it.items().len() as u64 >= number),
+            "landed" => incoming().is_some_and(|it| it.report().moved_items() >= number),
+            "cut" => phase("cut"),
+            "notice" => self.engine.notice().is_some(),
+            "down" => !self.engine.alive(number as u32),
+            "generation" => self.engine.generation() >= number,
+            "outcome" => self.outcome() != Value::Null,
+            "settled" => self.is_settled(number),
+            _ => false,
+        };
+        // Not everything rings the bell (a peer that goes, for one), so it is looked at now and then.
+        let until = Instant::now() + time;
+        while !is_so() {
+            let Some(left) = until.checked_duration_since(Instant::now()) else {
+                return Err(format!("`{what}` {number} is not so after {time:?}: {}", self.report()).into());
+            };
+            self.engine.bell().wait_for(Some(left.min(Duration::from_millis(20))), || is_so().then_some(()));
+        }
+        Ok(self.report())
+    }
+
+    /// Whether this process knows generation `number`, and what it means for a migration that it took part in.
+    fn is_settled(&self, number: u64) -> bool {
+        let outcome = self.outcome();
+        let refused = outcome["reason"].as_str().is_some_and(|reason| reason.contains("refused the migration"));
+        self.engine.generation() >= number && (outcome.is_null() || outcome["generation"].is_u64() || refused)
+    }
+
+    /// How this process's own migration ended, or the one to it.
+    fn outcome(&self) -> Value {
+        let outgoing = self.engine.outgoing().and_then(|outgoing| outgoing.outcome());
+        let outcome = outgoing.or_else(|| self.engine.incoming().and_then(|incoming| incoming.outcome()));
+        match outcome {
+            None => Value::Null,
+            Some(Ok(outcome)) => json!({
+                "kind": outcome.kind.as_str(),
+                "generation": outcome.generation,
+                "reason": outcome.reason,
+                "recompute": outcome.recompute,
+                "missing": outcome.missing,
+            }),
+            Some(Err(error)) => json!({ "kind": "none", "reason": error.to_string() }),
+        }
+    }
+
+    /// Everything that the promises are about, as this process sees it.
+    fn report(&self) -> Value {
+        let me = self.engine.id().rank;
+        let record = self.engine.migrations().generation();
+        let owns: Vec<String> = record
+            .iter()
+            .flat_map(|record| &record.owners)
+            .filter(|(_, rank)| *rank == me)
+            .map(|(shard, _)| shard.clone())
+            .collect();
+        let incoming = self.engine.incoming();
+        let items = incoming.as_ref().map(|incoming| incoming.items()).unwrap_or_default();
+        let landed = items.iter().filter_map(|item| Some((item, incoming.as_ref()?.landed(&item.name)?)));
+        let landed: Vec<_> = landed.collect();
+        let damaged: Vec<&str> = landed
+            .iter()
+            .filter(|(item, region)| !is_whole(&item.name, &region.copy_to_vec()))
+            .map(|(item, _)| &*item.name)
+            .collect();
+        let stats = self.engine.endpoint().stats();
+        json!({
+            "rank": me,
+            "life": self.engine.id().incarnation,
+            "generation": self.engine.generation(),
+            "owns": owns,
+            // Whether the training loop may go on as the owner of what it had.
+            "may_update": self.engine.updating().is_ok(),
+            "outcome": self.outcome(),
+            "landed": landed.iter().map(|(item, _)| &*item.name).collect::<Vec<_>>(),
+            "damaged": damaged,
+            "alive": (0..3).filter(|rank| self.engine.alive(*rank)).collect::<Vec<_>>(),
+            "late_bytes": stats.late_bytes,
+            "quarantined_bytes": stats.quarantined_bytes,
+            "chunks_damaged": stats.chunks_damaged,
+            "handshakes_refused": stats.handshakes_refused,
+        })
+    }
+
+    /// Turns every byte of every source around, as an optimizer's step would: what has left by half is torn.
+    fn change(&self) -> Outcome<()> {
+        for region in lock(&self.sources).iter() {
+            let turned: Vec<u8> = region.copy_to_vec().iter().map(|byte| !byte).collect();
+            region.write_at(0, &turned)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps twice as many threads busy as there are processors.
+    fn burn(&self, time: Duration) {
+        let until = Instant::now() + time;
+        let count = 2 * thread::available_parallelism().map_or(2, usize::from);
+        (0..count).for_each(|_| drop(thread::spawn(move || while Instant::now() < until {})));
+    }
+
+    /// Opens files until the process may open no more.
+    fn use_up_files(&self) {
+        let mut open = lock(&self.open);
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            open.push(file);
+        }
+    }
+}
+
+fn limit_files(count: u64) -> Outcome<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = Rlimit { current: Some(count), ..getrlimit(Resource::Nofile) };
+    Ok(setrlimit(Resource::Nofile, limit)?)
+}
+
+/// An irreplaceable item for `target`.
+fn state(target: u32, len_bytes: usize) -> Rescue {
+    let name = format!("state for {target}, {len_bytes} bytes");
+    Rescue {
+        region: Region::from_vec(pattern(&name, len_bytes)),
+        name,
+        class: ItemClass::Parameter,
+        target,
+        version: 7,
+        group: String::new(),
+        cost: Cost::Irreplaceable,
+    }
+}
+
+/// What a forward pass left for `target`.
+fn activation(target: u32) -> Rescue {
+    let name = format!("activation for {target}");
+    Rescue {
+        region: Region::from_vec(pattern(&name, LARGE_BYTES)),
+        name,
+        class: ItemClass::Saved,
+        cost: Cost::Compute { time: COMPUTE, from: Vec::new() },
+        ..state(target, 0)
+    }
+}
+
+/// Bytes that are different for each name and place.
+fn pattern(name: &str, len_bytes: usize) -> Vec<u8> {
+    let seed = name.bytes().fold(7_u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
+    (0..len_bytes as u64).map(|at| (at.wrapping_mul(0x9E37_79B9).wrapping_add(seed) >> 7) as u8).collect()
+}
+
+/// Whether these are an item's bytes, all from before a change or all from after it.
+fn is_whole(name: &str, bytes: &[u8]) -> bool {
+    let expected = pattern(name, bytes.len());
+    bytes == expected || bytes.iter().zip(&expected).all(|(found, before)| *found == !before)
+}
+
+fn millis(words: &mut SplitWhitespace<'_>) -> Outcome<Duration> {
+    Ok(Duration::from_millis(words.next().ok_or("a time is missing")?.parse()?))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

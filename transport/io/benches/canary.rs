@@ -1,0 +1,133 @@
+//! Looks for bytes that come too late: transfers over TCP are cancelled at random instants, and their memory is watched afterwards.
+//!
+//! `cargo bench -p xfer-transport --bench canary [-- TRIALS [SEED]]`. After a cancel that says `Fenced`, the destination is filled with
+//! one pattern and the source with another; either of them found changed in the destination later was written too late, or
+//! read too late. The short version of this runs with the tests of every backend.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{env, thread};
+
+use xfer_transport::backend::tcp::TcpBackend;
+use xfer_transport::conformance::{PATIENCE, Pair, Random, pattern};
+use xfer_transport::{Cancelled, Lane, Region};
+
+const TRIALS: u64 = 100_000;
+const LEN_BYTES: u64 = 256 << 10;
+const CHUNK_BYTES: u32 = 16 << 10;
+
+/// What the destination holds once nothing may be written into it, and the source once nothing may be read from it.
+const CANARY: u8 = 0xc5;
+const POISON: u8 = 0x3a;
+
+/// How many destinations are watched while further transfers push what is still on its way through the links.
+const WATCHED: usize = 32;
+
+#[derive(Default)]
+struct Counts {
+    fenced: u64,
+    completed: u64,
+    quarantined: u64,
+    late_bytes: u64,
+    torn: u64,
+    fences: Vec<Duration>,
+}
+
+fn main() {
+    let mut numbers = env::args().skip(1).filter_map(|word| word.parse::<u64>().ok());
+    let trials = numbers.next().unwrap_or(TRIALS);
+    let seed = numbers.next().unwrap_or(1);
+    let began = Instant::now();
+    let mut counts = run(trials, seed);
+    counts.fences.sort_unstable();
+    let at = |share: f64| {
+        let place = ((counts.fences.len() as f64 * share) as usize).min(counts.fences.len().saturating_sub(1));
+        counts.fences.get(place).map_or(0.0, |took| took.as_secs_f64() * 1e3)
+    };
+    println!(
+        "# cancel at a random instant over TCP, two endpoints in one process, {LEN_BYTES} bytes each, seed {seed}"
+    );
+    println!(
+        "{:>8} {:>8} {:>10} {:>12} {:>11} {:>6} {:>14} {:>14} {:>14} {:>8}",
+        "trials",
+        "fenced",
+        "completed",
+        "quarantined",
+        "late bytes",
+        "torn",
+        "fence p50(ms)",
+        "fence p99(ms)",
+        "fence max(ms)",
+        "time(s)"
+    );
+    println!(
+        "{:>8} {:>8} {:>10} {:>12} {:>11} {:>6} {:>14.3} {:>14.3} {:>14.3} {:>8.1}",
+        trials,
+        counts.fenced,
+        counts.completed,
+        counts.quarantined,
+        counts.late_bytes,
+        counts.torn,
+        at(0.5),
+        at(0.99),
+        at(1.0),
+        began.elapsed().as_secs_f64()
+    );
+    if counts.late_bytes + counts.torn > 0 {
+        std::process::exit(1);
+    }
+}
+
+fn run(trials: u64, seed: u64) -> Counts {
+    let make = || Arc::new(TcpBackend::bind(([127, 0, 0, 1], 0).into()).expect("a port")) as Arc<_>;
+    let pair = Pair::with(&make, |config| config.chunk_bytes = CHUNK_BYTES);
+    let mut random = Random(seed);
+    let bytes = pattern(LEN_BYTES, 7);
+    let canary = vec![CANARY; LEN_BYTES as usize];
+    let poison = vec![POISON; LEN_BYTES as usize];
+    let mut counts = Counts::default();
+    let mut watched = VecDeque::new();
+    for _ in 0..trials {
+        let (destination, grant) = pair.granted(LEN_BYTES);
+        let source = Region::from_vec(bytes.clone());
+        let remote = grant.remote().all();
+        let write = pair.sender.write(pair.receiver.id(), source.all(), remote, Lane::Rescue, None);
+        // The instant is what is tried out; none of them is waited for.
+        let instant = Instant::now() + Duration::from_nanos(random.below(150_000));
+        while Instant::now() < instant {
+            thread::yield_now();
+        }
+        let asked = Instant::now();
+        match write.cancel() {
+            Cancelled::Fenced => {
+                counts.fences.push(asked.elapsed());
+                counts.fenced += 1;
+                destination.write_at(0, &canary).expect("inside");
+                source.write_at(0, &poison).expect("inside");
+                // The grant lives on: it is the cancel that has to hold, and not the end of the grant.
+                watched.push_back((destination, grant));
+            }
+            Cancelled::Completed(_) => {
+                counts.completed += 1;
+                counts.torn += u64::from(destination.copy_to_vec() != bytes);
+            }
+            Cancelled::Quarantined => counts.quarantined += 1,
+        }
+        if watched.len() > WATCHED {
+            counts.late_bytes += watched.pop_front().map_or(0, |(destination, _)| changed(&destination));
+        }
+    }
+    // What is still on its way is pushed through by what is sent behind it.
+    let (_destination, grant) = pair.granted(LEN_BYTES);
+    let source = Region::from_vec(bytes);
+    let flush = pair.sender.write(pair.receiver.id(), source.all(), grant.remote().all(), Lane::Rescue, None);
+    flush.wait(Some(PATIENCE)).expect("the links work");
+    counts.late_bytes += watched.iter().map(|(destination, _)| changed(destination)).sum::<u64>();
+    counts
+}
+
+/// How many bytes were written after they must not be.
+fn changed(destination: &Region) -> u64 {
+    destination.copy_to_vec().iter().filter(|byte| **byte != CANARY).count() as u64
+}
