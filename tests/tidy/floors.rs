@@ -33,7 +33,7 @@ const SEES_ONLY: [(&str, &[&str]); 4] = [
 ];
 
 /// Crates of other people that would bring a clock, a socket, a thread or chance into a core.
-const NOT_IN_A_CORE: [&str; 13] = [
+const NOT_IN_A_CORE: [&str; 12] = [
     "async-std",
     "chrono",
     "crossbeam",
