@@ -3,7 +3,8 @@
 use std::process::Command;
 
 fn main() {
-    println!("cargo::rerun-if-changed=../.git/HEAD");
+    // Every commit and every checkout adds a line to this file.
+    println!("cargo::rerun-if-changed=../.git/logs/HEAD");
     let asked = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
     let commit =
         asked.ok().filter(|output| output.status.success()).and_then(|output| String::from_utf8(output.stdout).ok());

@@ -67,8 +67,7 @@ impl Path {
             Phase::Quarantined => {
                 set_timer(&mut self.timers, id, transfer, None);
                 let cause = transfer.cause.unwrap_or(Cause::Gone);
-                let fenced = planted::is(Bug::TimeoutProvesFence);
-                self.events.push_back(PathEvent::Ended(id, End::Failed { cause, fenced }));
+                self.events.push_back(PathEvent::Ended(id, End::Failed { cause, fenced: false }));
             }
             Phase::Over => self.finish(id, from, event, now),
             Phase::Active => {}
