@@ -98,7 +98,8 @@ class Outgoing:
     def manifest(self) -> str:
         """All that is offered so far, as JSON that `xfer plan --manifest` reads."""
     def report(self) -> dict[str, Any]:
-        """Figures of the migration as plain values: plan, predicted_s, order, moved_bytes and seconds by class, phases_s, path, generation."""
+        """Figures of the migration as plain values: plan, predicted_s, order, moved_bytes and seconds by class, phases_s, path,
+        generation."""
 
 @final
 class Incoming:

@@ -80,8 +80,7 @@ impl Stock<'_> {
         // Who doesn't know of copies elsewhere sends those too.
         let mut all = vec![Vec::new(); self.lines];
         for (place, asset) in assets.iter().enumerate() {
-            let holds = |rank: &u32| asset.holders.contains(rank);
-            if let Some(line) = self.departure.leaving.iter().position(|rank| holds(rank)) {
+            if let Some(line) = self.departure.leaving.iter().position(|rank| asset.holders.contains(rank)) {
                 all[line].push(place);
             }
         }

@@ -1,5 +1,6 @@
 //! Preemptions as they really happened, or as they might: traces of nodes that come and go.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::baseline::Baseline;
@@ -165,11 +166,13 @@ pub fn replay(events: &[Event], job: &Job) -> Result<Replayed, SweepError> {
     let mut replayed = Replayed::default();
     for departing in departures(events, job.nodes, notice_ms) {
         let key = (departing.nodes, departing.leaves);
-        if !known.contains_key(&key) {
-            let smaller = Job { nodes: departing.nodes, leaves: departing.leaves, spill: true, ..job.clone() };
-            known.insert(key, compare(&smaller.departure()?)?.1);
-        }
-        let comparison = &known[&key];
+        let comparison = match known.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let smaller = Job { nodes: departing.nodes, leaves: departing.leaves, spill: true, ..job.clone() };
+                unknown.insert(compare(&smaller.departure()?)?.1)
+            }
+        };
         replayed.departures += 1;
         replayed.nodes_left += u64::from(departing.leaves);
         replayed.all_left += usize::from(departing.leaves == departing.nodes);

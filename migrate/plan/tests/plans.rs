@@ -210,6 +210,9 @@ fn what_is_no_manifest_is_refused_by_name() {
     assert!(matches!(error, manifest::ManifestError::Departure(DepartureError::Cycle { .. })), "{error}");
 }
 
+/// An asset as it is drawn: class, bytes, leaving rank, target, seconds to compute it, whether another rank has it.
+type Drawn = (usize, u64, u32, u32, Option<f64>, bool);
+
 /// Up to eight assets of all kinds on up to two leaving ranks, for up to two targets.
 fn departures() -> impl Strategy<Value = Departure> {
     let asset = (1_usize..8, 1_u64..3000, 0_u32..2, 0_u32..2, prop::option::of(0.0_f64..3.0), any::<bool>());
@@ -218,10 +221,7 @@ fn departures() -> impl Strategy<Value = Departure> {
     (assets, window, 0.0_f64..4.0, 0.0_f64..4.0).prop_map(|(assets, window, step_done_s, step_left_s)| {
         let (notice_s, bytes_per_s, spread, law, beside) = window;
         let mut operations = Vec::new();
-        let asset = |(place, (class, bytes, from, target, time_s, copied)): (
-            usize,
-            (usize, u64, u32, u32, Option<f64>, bool),
-        )| {
+        let asset = |(place, (class, bytes, from, target, time_s, copied)): (usize, Drawn)| {
             if let Some(time_s) = time_s {
                 let inputs = if place > 0 { vec![place - 1] } else { vec![] };
                 operations.push(Operation { name: format!("op {place}"), time_s, outputs: vec![place], inputs });

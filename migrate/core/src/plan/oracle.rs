@@ -29,7 +29,7 @@ pub(super) fn most_saved_by_closures_ns(parcels: &[Parcel], room_bytes: u64) -> 
     let all = masks(parcels.len()).filter_map(|chosen| {
         let is_in = |place: &usize| chosen & (1 << place) != 0;
         let inside = || (0..parcels.len()).filter(is_in).map(|place| &parcels[place]);
-        let closed = inside().all(|parcel| parcel.needs.iter().all(|need| is_in(need)));
+        let closed = inside().all(|parcel| parcel.needs.iter().all(is_in));
         let bytes: u64 = inside().map(|parcel| parcel.bytes).sum();
         (closed && bytes <= room_bytes).then(|| inside().map(|parcel| parcel.saves_ns).sum())
     });
