@@ -1,6 +1,6 @@
 //! One migration from this process: its session, its memory and its writes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
@@ -40,6 +40,7 @@ pub(crate) struct SourceRun {
     /// How many items the plan in the report is about.
     planned_items: usize,
     moved: BTreeMap<&'static str, Moved>,
+    landed: HashSet<ItemId>,
     busy: Busy,
     timeline: Timeline,
     over: bool,
@@ -85,6 +86,7 @@ impl SourceRun {
             planned: None,
             planned_items: 0,
             moved: BTreeMap::new(),
+            landed: HashSet::new(),
             busy: Busy::default(),
             timeline: Timeline::new(now),
             over: false,
@@ -335,16 +337,11 @@ impl SourceRun {
                 view.report.skipped = plan.recompute.iter().map(|id| self.name(*id)).collect();
             }
             Event::Granted => self.timeline.end("grants", now),
-            Event::Landed { item } => {
-                let Some((item, _)) = self.items.get(&item) else { return };
-                let moved = self.moved.entry(item.class.name()).or_default();
-                moved.items += 1;
-                moved.bytes += item.bytes;
-                moved.busy_s = self.busy.seconds(item.class.name(), now);
-                lock(&self.outgoing.view).report.order.push(item.name.to_string());
-            }
+            Event::Landed { item } => self.count(now, item),
             Event::Committed { record } | Event::Restored { record } | Event::Withdrawn { record } => {
                 self.timeline.end("decision", now);
+                // The store may be quicker than the targets' own word.
+                record.landed.iter().for_each(|item| self.count(now, *item));
                 let outcome = Outcome::new(&record, self.migration.source.rank, |id| self.name(id));
                 self.end(outcome.ok_or_else(|| self.abandoned("the store went back to its first generation")));
             }
@@ -364,6 +361,16 @@ impl SourceRun {
             Event::Damaged { item } => tracing::warn!(item = self.name(item), "arrived damaged; sent again"),
             Event::Cut | Event::Sealed { .. } => {}
         }
+    }
+
+    /// An item landed, as its target or the store says: whoever is first counts.
+    fn count(&mut self, now: Time, item: ItemId) {
+        let Some((about, _)) = self.items.get(&item).filter(|_| self.landed.insert(item)) else { return };
+        let moved = self.moved.entry(about.class.name()).or_default();
+        moved.items += 1;
+        moved.bytes += about.bytes;
+        moved.busy_s = self.busy.seconds(about.class.name(), now);
+        lock(&self.outgoing.view).report.order.push(about.name.to_string());
     }
 
     fn name(&self, id: ItemId) -> String {
