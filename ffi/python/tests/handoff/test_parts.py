@@ -296,7 +296,21 @@ def test_the_terminal_shows_colours_to_people_only(monkeypatch: pytest.MonkeyPat
         def isatty(self) -> bool:
             return True
 
-    plan = Plan(Config(), [0, 1, 2], 1, 0, "mid-step", "signal", 5.0, None, "ship", 1, False, Path())
+    plan = Plan(
+        config=Config(),
+        owners=[0, 1, 2],
+        steps=1,
+        notice_step=0,
+        notice_at="mid-step",
+        notice_source="signal",
+        deadline_s=5.0,
+        link_bytes_per_s=None,
+        activations="ship",
+        checkpoint_every=1,
+        watch_transfer=False,
+        wants_manifest=False,
+        folder=Path(),
+    )
     monkeypatch.delenv("NO_COLOR", raising=False)
     for environment, seen in (({}, True), ({"NO_COLOR": "1"}, False)):
         for name, value in environment.items():
