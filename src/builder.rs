@@ -1,6 +1,7 @@
 //! `EngineBuilder`: what an engine needs to know, and how it starts.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -94,6 +95,12 @@ impl EngineBuilder {
         self
     }
 
+    /// Where migrations leave their traces; `None` for nowhere.
+    pub fn trace_dir(mut self, dir: Option<PathBuf>) -> Self {
+        self.config.trace_dir = dir;
+        self
+    }
+
     /// Finds or hosts the store, claims the rank, and starts to listen.
     pub fn start(self) -> Result<Engine, EngineError> {
         let Self { config, host_store, memory_limit_bytes } = self;
@@ -119,6 +126,9 @@ impl EngineBuilder {
         let endpoint = Endpoint::start(endpoint_config)?;
         publish_ticket(&*store, rank, incarnation, &endpoint.ticket())?;
 
+        let trace = |cause| EngineError::System { what: "no thread for traces", cause };
+        let ended =
+            config.trace_dir.as_deref().map(|dir| crate::trace::follow(dir, &endpoint)).transpose().map_err(trace)?;
         let bell = Arc::new(Bell::default());
         let thread = |cause| EngineError::System { what: "no thread for tagged messages", cause };
         let tagged = Tagged::new(&endpoint, Arc::clone(&bell)).map_err(thread)?;
@@ -126,7 +136,7 @@ impl EngineBuilder {
             &endpoint,
             Arc::clone(&store) as Arc<_>,
             Arc::clone(&bell),
-            MigrationsConfig { memory_limit_bytes },
+            MigrationsConfig { memory_limit_bytes, ended },
         )?;
         Engine::new(Inner {
             world_size,

@@ -75,6 +75,8 @@ pub struct Config {
     pub log: String,
     /// How a log line is written.
     pub log_format: LogFormat,
+    /// Where migrations leave their traces.
+    pub trace_dir: Option<PathBuf>,
     /// Every value with where it comes from, in the order of [`SETTINGS`], torchrun's last.
     pub values: Vec<Value>,
     /// What was given and has no effect.
@@ -222,6 +224,7 @@ impl Config {
             },
             log: reader.value(&settings::LOG, parse::text)?,
             log_format: reader.value(&settings::LOG_FORMAT, parse::log_format)?,
+            trace_dir: reader.optional(&settings::TRACE_DIR, parse::text)?.map(PathBuf::from),
             warnings: reader.unknown(),
             values: reader.finish(),
         })

@@ -348,7 +348,21 @@ impl Engine {
 
     /// The transport's counters as a JSON object; sizes in bytes.
     pub fn stats_json(&self) -> String {
-        crate::stats::to_json(&self.inner.endpoint.stats())
+        crate::metrics::to_json(&self.inner.endpoint.stats())
+    }
+
+    /// The same as text that Prometheus reads, with who owns what and what the paths carry: serve it, or write it to a file
+    /// for its node exporter.
+    pub fn metrics(&self) -> String {
+        let peers = (0..self.world_size()).filter(|rank| *rank != self.id().rank);
+        let rates = peers.map(|rank| (rank, self.inner.endpoint.peer(rank).map(|peer| self.inner.endpoint.rate(peer))));
+        crate::metrics::to_prometheus(self.id().rank, self.generation(), rates, &self.inner.endpoint.stats())
+    }
+
+    /// What the flight recorder has, as JSON: the latest transfers from this process, those under way last. Times are in
+    /// seconds since the engine started, sizes in bytes.
+    pub fn flights_json(&self) -> String {
+        crate::trace::flights(&self.inner.endpoint).to_string()
     }
 
     /// Ends all threads and connections of this engine; bounded.

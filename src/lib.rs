@@ -37,10 +37,11 @@ mod builder;
 pub mod config;
 mod engine;
 pub mod log;
+mod metrics;
 pub mod notice;
 mod protect;
-mod stats;
 mod tagged;
+mod trace;
 
 pub use builder::EngineBuilder;
 pub use engine::{Engine, EngineError};
@@ -55,8 +56,8 @@ pub use xfer_transport_core::{Deadline, Lane, PeerId, Place, RegionId, RemoteReg
 /// Handing over and taking over: items, sessions and their outcome.
 pub mod migrate {
     pub use xfer_migrate::{
-        Cost, HandOver, HandOverError, Incoming, MigrationError, Migrations, MigrationsConfig, Moved, OfferError,
-        Outcome, OutcomeKind, Outgoing, Report, Rescue,
+        Cost, Ended, HandOver, HandOverError, Incoming, MigrationError, Migrations, MigrationsConfig, Moved,
+        OfferError, Outcome, OutcomeKind, Outgoing, Report, Rescue, Trace, Trip,
     };
     pub use xfer_migrate_core::{GenerationKind, GenerationRecord, Item, ItemClass};
 }

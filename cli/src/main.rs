@@ -9,6 +9,7 @@ mod output;
 mod plan;
 mod status;
 mod store;
+mod trace;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -44,6 +45,8 @@ enum Command {
     Info(info::Options),
     /// Shows who owns what, who takes part, and who is told to leave, as the store of the job has it.
     Status(status::Options),
+    /// Puts the traces of a job's migrations together, for Perfetto or Chrome to draw.
+    Trace(trace::Options),
 }
 
 /// Where the store is.
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Command::Plan(options) => ("plan", plan::run(options)),
         Command::Info(options) => ("info", info::run(options)),
         Command::Status(options) => ("status", status::run(options)),
+        Command::Trace(options) => ("trace", trace::run(options)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -349,3 +349,32 @@ fn a_sweep_finds_no_baseline_that_does_better() {
         json["plan"]["loss_s"].as_f64().unwrap() <= json["baselines"]["params + moments"]["loss_s"].as_f64().unwrap()
     );
 }
+
+#[test]
+fn traces_are_put_together_and_what_is_none_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let traces = folder.path().join("traces");
+    std::fs::create_dir(&traces).unwrap();
+    let empty = Ended::of(xfer(folder.path(), &["trace", "traces"]).output().unwrap()).expect(1);
+    assert!(empty.err.contains("XFER_TRACE_DIR=traces"), "{}", empty.err);
+
+    for rank in 0..2 {
+        let report = json!({ "side": "target", "verdict": "handoff", "moved_bytes": 5, "moved": {}, "phases_s": { "seal": 0.5 } });
+        let document = json!({
+            "traceEvents": [{ "ph": "X", "pid": rank, "ts": 1_000 + rank }],
+            "otherData": { "rank": rank, "report": report },
+        });
+        std::fs::write(traces.join(format!("trace-rank{rank}-life1-0.json")), document.to_string()).unwrap();
+    }
+    let merged = Ended::of(xfer(folder.path(), &["trace", "traces"]).output().unwrap()).expect(0);
+    assert!(merged.out.contains("1     target  handoff  0      5      0.500"), "{}", merged.out);
+    let document: Value =
+        serde_json::from_str(&std::fs::read_to_string(folder.path().join("xfer-trace.json")).unwrap()).unwrap();
+    assert_eq!(document["traceEvents"].as_array().map(Vec::len), Some(2));
+
+    std::fs::write(traces.join("trace-rank2-life1-0.json"), "{ half").unwrap();
+    let partial = Ended::of(xfer(folder.path(), &["trace", "traces", "-o", "-"]).output().unwrap()).expect(4);
+    assert!(partial.err.contains("trace-rank2-life1-0.json can't be read"), "{}", partial.err);
+    let printed: Value = serde_json::from_str(&partial.out).expect("what could be read is all that is printed");
+    assert_eq!(printed["otherData"]["ranks"].as_array().map(Vec::len), Some(2));
+}

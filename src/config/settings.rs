@@ -124,6 +124,11 @@ pub(super) const LOG_FORMAT: Setting = Setting {
     default: DefaultValue::Is("text"),
     meaning: "How a log line is written: `text` or `json`.",
 };
+pub(super) const TRACE_DIR: Setting = Setting {
+    name: "XFER_TRACE_DIR",
+    default: DefaultValue::Nothing,
+    meaning: "A folder where each migration leaves a trace, and one that fails the latest transfers too; `xfer trace` puts them together.",
+};
 pub(super) const CONFIG: Setting = Setting {
     name: "XFER_CONFIG",
     default: DefaultValue::Follows("`xfer.toml`, if it is there"),
@@ -131,7 +136,7 @@ pub(super) const CONFIG: Setting = Setting {
 };
 
 /// Everything that can be set. At most 25: what nobody needs to set isn't here.
-pub const SETTINGS: [Setting; 17] = [
+pub const SETTINGS: [Setting; 18] = [
     STORE,
     STORE_TIMEOUT,
     START_TIMEOUT,
@@ -148,6 +153,7 @@ pub const SETTINGS: [Setting; 17] = [
     IMDS_URL,
     LOG,
     LOG_FORMAT,
+    TRACE_DIR,
     CONFIG,
 ];
 

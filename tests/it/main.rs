@@ -2,4 +2,5 @@
 
 mod engine;
 mod migration;
+mod observe;
 mod support;

@@ -11,12 +11,18 @@ pub const WAIT: Duration = Duration::from_secs(20);
 
 /// Connected engines of ranks 0 to `N - 1`; rank 0 hosts the store.
 pub fn engines<const N: usize>() -> [Engine; N] {
+    engines_with(|builder| builder)
+}
+
+/// The same, each with what `set` sets.
+pub fn engines_with<const N: usize>(set: impl Fn(EngineBuilder) -> EngineBuilder) -> [Engine; N] {
     let world_size = N as u32;
-    let first = EngineBuilder::new(0, world_size).unwrap().store("127.0.0.1:0").start().unwrap();
+    let builder = |rank| set(EngineBuilder::new(rank, world_size).unwrap());
+    let first = builder(0).store("127.0.0.1:0").start().unwrap();
     let store = first.store_address().to_owned();
     let engines: [Engine; N] = std::array::from_fn(|rank| match rank {
         0 => first.clone(),
-        _ => EngineBuilder::new(rank as u32, world_size).unwrap().store(&store).start().unwrap(),
+        _ => builder(rank as u32).store(&store).start().unwrap(),
     });
     thread::scope(|scope| {
         let calls: Vec<_> = engines.iter().map(|engine| scope.spawn(|| engine.connect(WAIT))).collect();

@@ -230,6 +230,16 @@ impl Engine {
         json(py, &self.engine.stats_json())
     }
 
+    /// The same counters as text for Prometheus.
+    fn metrics(&self) -> String {
+        self.engine.metrics()
+    }
+
+    /// The latest transfers from this process.
+    fn flights<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        json(py, &self.engine.flights_json())
+    }
+
     /// Ends all threads and connections; bounded.
     fn close(&self, py: Python<'_>) {
         py.detach(|| self.engine.close());

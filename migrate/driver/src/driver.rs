@@ -20,6 +20,7 @@ use crate::rescue::{HandOver, Rescue};
 use crate::source::SourceRun;
 use crate::store::{Store, Swap, Version};
 use crate::target::TargetRun;
+use crate::trace::Ended;
 use crate::worker::Worker;
 
 /// The channel of session messages on every endpoint.
@@ -111,6 +112,8 @@ pub(crate) struct Context {
     pub(crate) memory_worker: Worker,
     /// Compare-and-swap and seals.
     pub(crate) store_worker: Worker,
+    /// Who wants to know of migrations that have ended.
+    ended: Option<Sender<Ended>>,
 }
 
 struct Driver {
@@ -146,6 +149,7 @@ pub(crate) fn start(
             jobs: shared.jobs.clone(),
             memory_worker: Worker::start("xfer-migrate-mem")?,
             store_worker: Worker::start("xfer-migrate-kv")?,
+            ended: config.ended.clone(),
         },
         shared: Arc::downgrade(shared),
         config,
@@ -422,6 +426,14 @@ impl Driver {
 }
 
 impl Context {
+    /// A migration has ended here; `what` it was is put together only if anybody asked.
+    pub(crate) fn ended(&self, what: impl FnOnce() -> Ended) {
+        if let Some(ended) = &self.ended {
+            // Whoever asked may be gone by now.
+            let _ = ended.send(what());
+        }
+    }
+
     pub(crate) fn send(&self, to: PeerId, message: &Message) {
         if let Err(error) = self.endpoint.send(to, CHANNEL, message.encode()) {
             // The session learns of a peer that is gone by its own event.

@@ -21,6 +21,7 @@ mod rescue;
 mod source;
 pub mod store;
 mod target;
+mod trace;
 mod worker;
 
 pub use bell::Bell;
@@ -28,3 +29,4 @@ pub use migrations::{HandOverError, Incoming, Migrations, MigrationsConfig, Offe
 pub use outcome::{MigrationError, Outcome, OutcomeKind};
 pub use report::{Moved, Report};
 pub use rescue::{Cost, HandOver, Rescue};
+pub use trace::{Ended, Trace, Trip};

@@ -17,6 +17,7 @@ use crate::outcome::{MigrationError, Outcome};
 use crate::report::Report;
 use crate::rescue::{HandOver, Rescue};
 use crate::store::{Store, StoreError};
+use crate::trace::Ended;
 
 /// The target of the summary line that every migration ends with.
 const SUMMARY: &str = "xfer::summary";
@@ -29,6 +30,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub struct MigrationsConfig {
     /// How many bytes of memory others' migrations may take here, in all.
     pub memory_limit_bytes: u64,
+    /// Is told of every migration that ends here, once each; none if nobody wants to know.
+    pub ended: Option<mpsc::Sender<Ended>>,
 }
 
 /// The migrations of one process, as source and as target.

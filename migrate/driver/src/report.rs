@@ -144,12 +144,17 @@ impl Timeline {
         self.ends.insert(phase, now);
     }
 
-    /// Each phase in order, and how many seconds after the end of the one before it ended.
-    pub(crate) fn phases_s(&self) -> Vec<(&'static str, f64)> {
+    /// Each phase in order, from its beginning to its end.
+    pub(crate) fn phases(&self) -> Vec<(&'static str, Time, Time)> {
         let mut ends: Vec<_> = self.ends.iter().map(|(phase, at)| (*at, *phase)).collect();
         ends.sort_unstable();
         let starts = std::iter::once(self.start).chain(ends.iter().map(|(at, _)| *at));
-        ends.iter().zip(starts).map(|((at, phase), start)| (*phase, at.since(start).as_secs_f64())).collect()
+        ends.iter().zip(starts).map(|((at, phase), start)| (*phase, start, *at)).collect()
+    }
+
+    /// Each phase in order, and how many seconds after the end of the one before it ended.
+    pub(crate) fn phases_s(&self) -> Vec<(&'static str, f64)> {
+        self.phases().into_iter().map(|(phase, start, end)| (phase, end.since(start).as_secs_f64())).collect()
     }
 }
 

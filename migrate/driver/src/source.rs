@@ -16,6 +16,7 @@ use crate::migrations::{OfferError, Outgoing, Shared, View, lock};
 use crate::outcome::{MigrationError, Outcome};
 use crate::report::{Busy, Moved, Timeline};
 use crate::rescue::{Cost, HandOver, Rescue};
+use crate::trace::{Ended, Trace, Trip};
 
 /// What a link is taken to carry until the first bytes show it: from 1 to 10 Gb/s, as spot machines have.
 const RATE_UNKNOWN: RateInterval = RateInterval { low: 125_000_000, high: 1_250_000_000 };
@@ -43,7 +44,12 @@ pub(crate) struct SourceRun {
     landed: HashSet<ItemId>,
     busy: Busy,
     timeline: Timeline,
+    trips: Vec<Trip>,
+    /// Where an item's latest trip is in `trips`.
+    trip_of: HashMap<ItemId, usize>,
     over: bool,
+    /// Whether its end was told.
+    told_end: bool,
 }
 
 impl SourceRun {
@@ -89,7 +95,10 @@ impl SourceRun {
             landed: HashSet::new(),
             busy: Busy::default(),
             timeline: Timeline::new(now),
+            trips: Vec::new(),
+            trip_of: HashMap::new(),
             over: false,
+            told_end: false,
         })
     }
 
@@ -222,6 +231,14 @@ impl SourceRun {
         let mut view = lock(&self.outgoing.view);
         view.report.moved.clone_from(&self.moved);
         view.report.phases_s = self.timeline.phases_s();
+        if view.outcome.is_some() && !self.told_end {
+            self.told_end = true;
+            context.ended(|| Ended { report: view.report.clone(), trace: self.trace() });
+        }
+    }
+
+    fn trace(&self) -> Trace {
+        Trace { source: self.migration.source.rank, phases: self.timeline.phases(), trips: self.trips.clone() }
     }
 
     /// Gives items numbers, and their inputs and groups too.
@@ -313,6 +330,15 @@ impl SourceRun {
         };
         self.timeline.end("first byte", now);
         self.busy.start(about.class, now);
+        self.trip_of.insert(item, self.trips.len());
+        self.trips.push(Trip {
+            name: about.name.to_string(),
+            class: about.class.name(),
+            to,
+            bytes: about.bytes,
+            left: Some(now),
+            landed: None,
+        });
         let write = context.endpoint.write(peer, region.all(), remote.all(), Lane::Rescue, Some(self.deadline));
         self.writes.insert(item, write.clone());
         let (jobs, migration): (mpsc::Sender<Job>, _) = (context.jobs.clone(), self.migration);
@@ -370,6 +396,9 @@ impl SourceRun {
         moved.items += 1;
         moved.bytes += about.bytes;
         moved.busy_s = self.busy.seconds(about.class.name(), now);
+        if let Some(trip) = self.trip_of.get(&item) {
+            self.trips[*trip].landed = Some(now);
+        }
         lock(&self.outgoing.view).report.order.push(about.name.to_string());
     }
 

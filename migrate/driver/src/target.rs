@@ -17,6 +17,7 @@ use crate::outcome::{MigrationError, Outcome};
 use crate::pause;
 use crate::report::{Moved, Timeline};
 use crate::store::{Store, Swap, Version};
+use crate::trace::{Ended, Trace, Trip};
 
 /// How long one look for a seal waits at the store; between two, the watcher sees whether it is still wanted.
 const WATCH: Duration = Duration::from_millis(500);
@@ -32,7 +33,10 @@ pub(crate) struct TargetRun {
     fenced: bool,
     moved: BTreeMap<&'static str, Moved>,
     timeline: Timeline,
+    trips: Vec<Trip>,
     over: Arc<AtomicBool>,
+    /// Whether its end was told.
+    told_end: bool,
 }
 
 impl TargetRun {
@@ -56,6 +60,8 @@ impl TargetRun {
             fenced: false,
             moved: BTreeMap::new(),
             timeline: Timeline::new(now),
+            trips: Vec::new(),
+            told_end: false,
             over: Arc::new(AtomicBool::new(false)),
         }
     }
@@ -124,6 +130,14 @@ impl TargetRun {
         }
         view.report.moved.clone_from(&self.moved);
         view.report.phases_s = self.timeline.phases_s();
+        if view.outcome.is_some() && !self.told_end {
+            self.told_end = true;
+            context.ended(|| Ended { report: view.report.clone(), trace: self.trace() });
+        }
+    }
+
+    fn trace(&self) -> Trace {
+        Trace { source: self.migration.source.rank, phases: self.timeline.phases(), trips: self.trips.clone() }
     }
 
     fn perform(&mut self, context: &Context, now: Time, output: Output) {
@@ -216,6 +230,14 @@ impl TargetRun {
                 let moved = self.moved.entry(about.class.name()).or_default();
                 moved.items += 1;
                 moved.bytes += about.bytes;
+                self.trips.push(Trip {
+                    name: about.name.to_string(),
+                    class: about.class.name(),
+                    to: about.target,
+                    bytes: about.bytes,
+                    left: None,
+                    landed: Some(now),
+                });
                 let mut view = lock(&self.incoming.view);
                 view.report.order.push(about.name.to_string());
                 if let Some(region) = self.memory.get(&item) {

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use std::{fmt, io, thread};
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use crate::backlog::Backlog;
 use crate::config::EndpointConfig;
 use crate::dial::Dialer;
 use crate::error::{ConnectError, DownReason, GrantError, SendError, StartError, TransferError};
+use crate::flight::FlightRecord;
 use crate::grants::{Grant, random_u64};
 use crate::greeting::{Accepting, Pending, Side};
 use crate::hub::{Channel, Incoming, PeerEvent};
@@ -221,6 +222,20 @@ impl Endpoint {
     /// What has been done since the start.
     pub fn stats(&self) -> Stats {
         self.0.shared.counters.snapshot()
+    }
+
+    /// The latest transfers from this process, for whoever asks what went wrong: the last thousand that ended, then those
+    /// under way.
+    pub fn flights(&self) -> Vec<FlightRecord> {
+        let mut flights = self.0.shared.flights.records();
+        flights.extend(self.0.peers.all().iter().flat_map(|peer| peer.flights()));
+        flights
+    }
+
+    /// What the calendar says at a time of this endpoint's clock, if nobody has set it since the start: for people and for
+    /// putting traces of several processes side by side. Nothing is decided by it.
+    pub fn on_calendar(&self, at: Time) -> SystemTime {
+        self.0.shared.on_calendar(at)
     }
 
     /// Says goodbye to all peers and ends everything: within two seconds, whatever they do. Queued messages get half

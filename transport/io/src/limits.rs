@@ -48,3 +48,7 @@ pub const RING_BYTES: u64 = 1 << 20;
 
 /// Segments that one link shows to its peer, or is shown by it. Each is a mapping; what is over goes through the ring.
 pub const SEGMENTS_MAX: usize = 1_024;
+
+/// Ended transfers that the flight recorder keeps: some thousand items leave in one hand-over, and the last of them tell why it
+/// failed. About 200 KB.
+pub const FLIGHT_RECORDS_MAX: usize = 1_024;

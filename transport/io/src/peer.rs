@@ -12,10 +12,11 @@ use xfer_transport_core::path::{Cause, Chunk, End, LinkId, Path, PathConfig, Pat
 use xfer_transport_core::schedule::Windows;
 use xfer_transport_core::stream::PushError;
 use xfer_transport_core::ticket::Ticket;
-use xfer_transport_core::{BackendId, PeerId, RateInterval, RegionId};
+use xfer_transport_core::{BackendId, PeerId, RateInterval, RegionId, Time};
 
 use crate::backlog::Backlog;
 use crate::error::{DownReason, SendError, TransferError};
+use crate::flight::{Flight, FlightRecord};
 use crate::hub::{Channel, PeerEvent};
 use crate::intake::Slot;
 use crate::limits::INLINE_BYTES_MAX;
@@ -76,6 +77,7 @@ pub(crate) struct Arrivals {
 struct Written {
     transfer: Arc<Transfer>,
     region: RegionId,
+    began: Time,
 }
 
 impl Peer {
@@ -267,7 +269,8 @@ impl Peer {
             })?;
             transfer.began(Arc::clone(self), id);
             // Before the path is let go of: a link may ask for the first chunk at once.
-            lock(&self.transfers).insert(id, Written { transfer: Arc::clone(&transfer), region: request.region });
+            lock(&self.transfers)
+                .insert(id, Written { transfer: Arc::clone(&transfer), region: request.region, began: now });
             path.handle_timeout(now);
         }
         self.kick_some(request.len_bytes <= INLINE_BYTES_MAX);
@@ -315,12 +318,11 @@ impl Peer {
 
     fn ended(&self, id: TransferId, written: Written, end: End) {
         let counters = &self.shared.counters;
+        let flight = self.flight(id, &written);
         let transfer = written.transfer;
         let (result, fenced) = match end {
             End::Done { crc32c, len_bytes, over, took, retried_chunks } => {
-                add(&counters.transfers_done, 1);
-                add(&counters.lanes[transfer.lane as usize].transfers_done, 1);
-                add(&counters.lanes[transfer.lane as usize].done_bytes, len_bytes);
+                counters.done(transfer.lane, len_bytes, took);
                 add(&counters.chunks_retried, u64::from(retried_chunks));
                 (Ok(Transferred { bytes: len_bytes, crc32c, over, took, retried_chunks }), true)
             }
@@ -346,7 +348,18 @@ impl Peer {
             add(&counters.quarantined_bytes, transfer.len_bytes);
             lock(&self.quarantine).insert(id, Arc::clone(&transfer));
         }
+        self.shared.flights.ended(self.shared.now(), flight, &result, fenced);
         transfer.end(result, fenced);
+    }
+
+    /// The transfers to it that are under way.
+    pub(crate) fn flights(&self) -> Vec<FlightRecord> {
+        lock(&self.transfers).iter().map(|(id, written)| self.flight(*id, written).record(None)).collect()
+    }
+
+    fn flight(&self, transfer: TransferId, written: &Written) -> Flight {
+        let Transfer { lane, len_bytes: bytes, .. } = *written.transfer;
+        Flight { transfer, peer: self.id(), lane, bytes, began: written.began }
     }
 
     /// A transfer in quarantine is free: its fence is proven, or the peer is gone and our end of every link closed.

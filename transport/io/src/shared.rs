@@ -2,12 +2,13 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use xfer_transport_core::pacing::TokenBucket;
 use xfer_transport_core::path::LinkId;
 use xfer_transport_core::{PeerId, Time};
 
+use crate::flight::FlightRecorder;
 use crate::grants::Grants;
 use crate::hub::Hub;
 use crate::stats::Counters;
@@ -24,9 +25,12 @@ pub(crate) struct Shared {
     pub(crate) grants: Arc<Grants>,
     pub(crate) hub: Hub,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) flights: FlightRecorder,
     pub(crate) threads: Arc<Threads>,
     bucket: Mutex<TokenBucket>,
     started: Instant,
+    /// What the calendar said then: for showing times to people, never for deciding.
+    started_on: SystemTime,
     next_link: AtomicU32,
     stopping: AtomicBool,
 }
@@ -43,9 +47,11 @@ impl Shared {
             grants: Arc::new(Grants::new(Arc::clone(&counters))),
             hub: Hub::new(Arc::clone(&counters)),
             counters,
+            flights: FlightRecorder::default(),
             threads: Arc::default(),
             bucket: Mutex::default(),
             started: Instant::now(),
+            started_on: SystemTime::now(),
             next_link: AtomicU32::new(0),
             stopping: AtomicBool::new(false),
         }
@@ -54,6 +60,11 @@ impl Shared {
     /// The endpoint's clock: it begins when the endpoint does.
     pub(crate) fn now(&self) -> Time {
         Time::ZERO.after(self.started.elapsed())
+    }
+
+    /// What the calendar says at `at`, if nobody has set it since the endpoint started.
+    pub(crate) fn on_calendar(&self, at: Time) -> SystemTime {
+        self.started_on + at.since(Time::ZERO)
     }
 
     /// How long it is until `at`.

@@ -1,71 +1,139 @@
-//! Counters of an endpoint.
+//! Counters of an endpoint: what they are called, what they mean, and what they stand at.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use xfer_transport_core::Lane;
 
-/// What an endpoint has done since it started. Bytes are payload bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct Stats {
-    /// By lane, in the order of [`Lane::ALL`].
-    pub lanes: [LaneStats; Lane::ALL.len()],
-    /// Transfers that were asked for.
-    pub transfers_started: u64,
-    /// Transfers whose every byte was applied and verified.
-    pub transfers_done: u64,
-    /// Transfers that ended cancelled.
-    pub transfers_cancelled: u64,
-    /// Transfers that ended at their deadline.
-    pub transfers_expired: u64,
-    /// Transfers that ended because of their peer, their grant, damage, a limit or the shutdown.
-    pub transfers_failed: u64,
-    /// Chunks that were sent again, counted each time.
-    pub chunks_retried: u64,
-    /// Chunks that arrived damaged.
-    pub chunks_damaged: u64,
-    /// Bytes that arrived for a transfer or grant that was over, and were thrown away.
-    pub late_bytes: u64,
-    /// Transfers of peers that were fenced here.
-    pub fences: u64,
-    /// Grants that were revoked.
-    pub revocations: u64,
-    /// Transfers that ended without proof of their fence.
-    pub quarantined_transfers: u64,
-    /// Bytes of source memory that are held back just now because their fence isn't proven.
-    pub quarantined_bytes: u64,
-    /// Application messages sent.
-    pub messages_sent: u64,
-    /// Application messages received.
-    pub messages_received: u64,
-    /// Events that a subscriber of events didn't take in time.
-    pub events_dropped: u64,
-    /// Connections refused, by name or because they were no peer's.
-    pub handshakes_refused: u64,
-    /// Links that were lost while their peer was not.
-    pub links_lost: u64,
-    /// Peers that came.
-    pub peers_up: u64,
-    /// Peers that went.
-    pub peers_down: u64,
+use crate::histogram::{Histogram, HistogramCounters};
+
+/// One counter with its name and its meaning, for whoever shows them all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counter {
+    /// Its name: the field's.
+    pub name: &'static str,
+    /// What it counts, in a sentence.
+    pub meaning: &'static str,
+    /// What it stands at.
+    pub value: u64,
 }
 
-/// What one lane has carried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct LaneStats {
-    /// Payload bytes put on links, including what was sent again.
-    pub sent_bytes: u64,
-    /// Chunks put on links.
-    pub sent_chunks: u64,
-    /// Bytes applied and verified here.
-    pub received_bytes: u64,
-    /// Chunks applied and verified here.
-    pub received_chunks: u64,
-    /// Transfers that completed.
-    pub transfers_done: u64,
-    /// Bytes of those.
-    pub done_bytes: u64,
+/// Makes a snapshot, its counters, and the list of both from one table.
+macro_rules! counters {
+    (
+        $(#[$of_snapshot:meta])*
+        $snapshot:ident from $counters:ident { $(#[doc = $meaning:literal] $field:ident,)* }
+        and { $($(#[doc = $about:literal])* $part:ident: $shown:ty, $kept:ty;)* }
+    ) => {
+        $(#[$of_snapshot])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        #[non_exhaustive]
+        pub struct $snapshot {
+            $(#[doc = $meaning] pub $field: u64,)*
+            $($(#[doc = $about])* pub $part: $shown,)*
+        }
+
+        impl $snapshot {
+            /// All plain counters, in the order of their declaration.
+            pub fn each(&self) -> impl Iterator<Item = Counter> + use<> {
+                [$(Counter { name: stringify!($field), meaning: $meaning.trim_ascii_start(), value: self.$field },)*].into_iter()
+            }
+        }
+
+        #[derive(Debug, Default)]
+        pub(crate) struct $counters {
+            $(pub(crate) $field: AtomicU64,)*
+            $(pub(crate) $part: $kept,)*
+        }
+
+        impl $counters {
+            pub(crate) fn snapshot(&self) -> $snapshot {
+                $snapshot { $($field: self.$field.load(Relaxed),)* $($part: self.$part.snapshot(),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// What an endpoint has done since it started, over all lanes. Bytes are payload bytes.
+    Stats from Counters {
+        /// Transfers that were asked for.
+        transfers_started,
+        /// Transfers whose every byte was applied and verified.
+        transfers_done,
+        /// Transfers that ended cancelled.
+        transfers_cancelled,
+        /// Transfers that ended at their deadline.
+        transfers_expired,
+        /// Transfers that ended because of their peer, their grant, damage, a limit or the shutdown.
+        transfers_failed,
+        /// Chunks that were sent again, counted each time.
+        chunks_retried,
+        /// Chunks that arrived damaged.
+        chunks_damaged,
+        /// Bytes that arrived for a transfer or grant that was over, and were thrown away.
+        late_bytes,
+        /// Transfers of peers that were fenced here.
+        fences,
+        /// Grants that were revoked.
+        revocations,
+        /// Transfers that ended without proof of their fence.
+        quarantined_transfers,
+        /// Bytes of source memory that are held back just now because their fence isn't proven.
+        quarantined_bytes,
+        /// Application messages sent.
+        messages_sent,
+        /// Application messages received.
+        messages_received,
+        /// Events that a subscriber of events didn't take in time.
+        events_dropped,
+        /// Connections refused, by name or because they were no peer's.
+        handshakes_refused,
+        /// Links that were lost while their peer was not.
+        links_lost,
+        /// Peers that came.
+        peers_up,
+        /// Peers that went.
+        peers_down,
+    } and {
+        /// By lane, in the order of [`Lane::ALL`].
+        lanes: [LaneStats; Lane::ALL.len()], Lanes;
+    }
+}
+
+counters! {
+    /// What one lane has carried.
+    LaneStats from LaneCounters {
+        /// Payload bytes put on links, including what was sent again.
+        sent_bytes,
+        /// Chunks put on links.
+        sent_chunks,
+        /// Bytes applied and verified here.
+        received_bytes,
+        /// Chunks applied and verified here.
+        received_chunks,
+        /// Transfers that completed.
+        transfers_done,
+        /// Bytes of those.
+        done_bytes,
+    } and {
+        /// How long each of those took, from the request to the last acknowledgement.
+        took: Histogram, HistogramCounters;
+    }
+}
+
+/// Counters of every lane.
+#[derive(Debug, Default)]
+pub(crate) struct Lanes([LaneCounters; Lane::ALL.len()]);
+
+impl Lanes {
+    fn snapshot(&self) -> [LaneStats; Lane::ALL.len()] {
+        self.0.each_ref().map(LaneCounters::snapshot)
+    }
+
+    fn of(&self, lane: Lane) -> &LaneCounters {
+        &self.0[lane as usize]
+    }
 }
 
 impl Stats {
@@ -75,46 +143,23 @@ impl Stats {
     }
 }
 
-macro_rules! counters {
-    ($name:ident => $snapshot:ident { $($field:ident),* $(,)? } $($rest:tt)*) => {
-        #[derive(Debug, Default)]
-        pub(crate) struct $name { $(pub(crate) $field: AtomicU64,)* $($rest)* }
-
-        impl $name {
-            fn copy_to(&self, snapshot: &mut $snapshot) {
-                $(snapshot.$field = self.$field.load(Relaxed);)*
-            }
-        }
-    };
-}
-
-counters!(LaneCounters => LaneStats {
-    sent_bytes, sent_chunks, received_bytes, received_chunks, transfers_done, done_bytes,
-});
-counters!(Counters => Stats {
-    transfers_started, transfers_done, transfers_cancelled, transfers_expired, transfers_failed, chunks_retried,
-    chunks_damaged, late_bytes, fences, revocations, quarantined_transfers, quarantined_bytes, messages_sent,
-    messages_received, events_dropped, handshakes_refused, links_lost, peers_up, peers_down,
-} pub(crate) lanes: [LaneCounters; Lane::ALL.len()]);
-
 impl Counters {
-    pub(crate) fn snapshot(&self) -> Stats {
-        let mut stats = Stats::default();
-        self.copy_to(&mut stats);
-        for (lane, counters) in stats.lanes.iter_mut().zip(&self.lanes) {
-            counters.copy_to(lane);
-        }
-        stats
-    }
-
     pub(crate) fn sent(&self, lane: Lane, len_bytes: u32) {
-        add(&self.lanes[lane as usize].sent_bytes, u64::from(len_bytes));
-        add(&self.lanes[lane as usize].sent_chunks, 1);
+        add(&self.lanes.of(lane).sent_bytes, u64::from(len_bytes));
+        add(&self.lanes.of(lane).sent_chunks, 1);
     }
 
     pub(crate) fn received(&self, lane: Lane, len_bytes: u32) {
-        add(&self.lanes[lane as usize].received_bytes, u64::from(len_bytes));
-        add(&self.lanes[lane as usize].received_chunks, 1);
+        add(&self.lanes.of(lane).received_bytes, u64::from(len_bytes));
+        add(&self.lanes.of(lane).received_chunks, 1);
+    }
+
+    /// A transfer completed.
+    pub(crate) fn done(&self, lane: Lane, len_bytes: u64, took: Duration) {
+        add(&self.transfers_done, 1);
+        add(&self.lanes.of(lane).transfers_done, 1);
+        add(&self.lanes.of(lane).done_bytes, len_bytes);
+        self.lanes.of(lane).took.count(took);
     }
 }
 
@@ -124,4 +169,23 @@ pub(crate) fn add(counter: &AtomicU64, by: u64) {
 
 pub(crate) fn subtract(counter: &AtomicU64, by: u64) {
     counter.fetch_sub(by, Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_counter_is_listed_with_its_value_and_meaning() {
+        let counters = Counters::default();
+        add(&counters.late_bytes, 7);
+        counters.done(Lane::Rescue, 64, Duration::from_millis(3));
+        let stats = counters.snapshot();
+        let late = stats.each().find(|counter| counter.name == "late_bytes").expect("it is one of them");
+        assert_eq!((late.value, late.meaning.starts_with("Bytes that arrived for")), (7, true));
+        let lane: Vec<u64> = stats.lane(Lane::Rescue).each().map(|counter| counter.value).collect();
+        assert_eq!(lane, [0, 0, 0, 0, 1, 64], "in the order of the declaration");
+        assert_eq!(stats.lane(Lane::Rescue).took.count(), 1);
+        assert_eq!(stats.lane(Lane::Bulk).took.count(), 0);
+    }
 }

@@ -185,3 +185,18 @@ def test_the_store_is_shared(engines: list[xfer.Engine]) -> None:
     assert not engines[1].store_create("mine", b"2")
     assert engines[2].store_get("mine") == b"1"
     assert engines[2].store_get("nobody's") is None
+
+
+def test_counters_metrics_and_flights_agree(engines: list[xfer.Engine]) -> None:
+    """What the three views of one transfer say."""
+    into = xfer.Memory.allocate(1000)
+    receiving = engines[1].recv(into, 0, "x")
+    engines[0].send(filled(bytes(range(250)) * 4), 1, "x", lane="bulk").wait(timeout=WAIT_S)
+    receiving.wait(timeout=WAIT_S)
+    lane = engines[0].stats()["lanes"]["bulk"]
+    assert (lane["done_bytes"], lane["transfers_done"]) == (1000, 1)
+    assert lane["took_s"]["p99"] > 0
+    assert 'xfer_lane_done_bytes_total{rank="0",lane="bulk"} 1000' in engines[0].metrics().splitlines()
+    (flight,) = [flight for flight in engines[0].flights() if flight["bytes"] == 1000]
+    assert (flight["peer"], flight["lane"], flight["state"], flight["error"]) == (1, "bulk", "done", None)
+    assert sum(flight["over"].values()) == 1000
