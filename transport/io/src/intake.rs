@@ -109,6 +109,15 @@ impl Intake {
         self.heard_bytes += bytes as u64;
     }
 
+    /// A message begins to arrive. Who has not been introduced may only greet, which takes few bytes: what a stranger
+    /// can make us hold is bounded by that.
+    pub fn begin_message(&self, header: &FrameHeader) -> Result<(), LinkError> {
+        if self.peer.is_none() && !self.discards && header.kind != FrameKind::Greeting {
+            return Err(LinkError::Violation(format!("a {:?} frame before the greeting", header.kind)));
+        }
+        Ok(())
+    }
+
     /// A message has arrived whole.
     pub fn message(&mut self, header: FrameHeader, payload: Bytes) -> Result<(), LinkError> {
         if crc32c(&payload) != header.payload_crc32c {

@@ -34,6 +34,8 @@ mod dial;
 mod endpoint;
 mod error;
 mod flight;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate;
 mod grants;
 mod greeting;

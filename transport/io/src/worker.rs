@@ -77,10 +77,22 @@ enum Wish {
 impl Worker {
     /// Gives `link` a thread, which greets the other end first.
     pub(crate) fn start(link: Box<dyn Link>, side: Side, shared: &Arc<Shared>) -> io::Result<Arc<Self>> {
+        let worker = Self::new(link, &side, shared)?;
+        let running = shared.threads.enter();
+        let serving = Arc::clone(&worker);
+        thread::Builder::new().name(format!("xfer-link-{}", worker.id.0)).spawn(move || {
+            let _running = running;
+            serving.run(side);
+        })?;
+        Ok(worker)
+    }
+
+    /// The same without a thread: whoever asks for it turns it, and ends it.
+    pub(crate) fn new(link: Box<dyn Link>, side: &Side, shared: &Arc<Shared>) -> io::Result<Arc<Self>> {
         let id = shared.next_link();
         let slot = Arc::<Slot>::default();
         let intake = Intake::new(id, Arc::clone(&slot), Arc::clone(&shared.grants), Arc::clone(&shared.counters));
-        let worker = Arc::new(Self {
+        Ok(Arc::new(Self {
             id,
             backend: link.backend(),
             role: OnceLock::new(),
@@ -101,14 +113,7 @@ impl Worker {
                 paced_until: None,
                 failed: None,
             }),
-        });
-        let running = shared.threads.enter();
-        let serving = Arc::clone(&worker);
-        thread::Builder::new().name(format!("xfer-link-{}", id.0)).spawn(move || {
-            let _running = running;
-            serving.run(side);
-        })?;
-        Ok(worker)
+        }))
     }
 
     pub(crate) fn id(&self) -> LinkId {
@@ -180,6 +185,11 @@ impl Worker {
             tracing::error!("the thread of a link panicked");
             DownReason::Lost("the thread of the link panicked".into())
         });
+        self.end(side, reason);
+    }
+
+    /// Ends it for good. Whoever waits for it is told.
+    pub(crate) fn end(self: &Arc<Self>, side: Side, reason: DownReason) {
         let error = self.lock().failed.take();
         side.ended(self, error.as_ref(), &reason);
         let peer = {
@@ -201,26 +211,34 @@ impl Worker {
 
     fn serve(self: &Arc<Self>, side: &mut Side) -> DownReason {
         loop {
-            self.wake.clear();
-            if self.wish.load(Ordering::SeqCst) != Wish::Run as u8 {
-                return self.leave_or_stop();
-            }
-            match self.turn() {
-                Ok(None) => {}
-                Ok(Some(greeting)) => match side.greeted(self, greeting) {
-                    Ok(()) => continue,
-                    Err(reason) => return reason,
-                },
+            match self.step(side) {
+                Ok(true) => {}
+                Ok(false) => {
+                    let peer = self.lock().peer.clone();
+                    self.sleep(peer.as_deref());
+                }
                 Err(reason) => return reason,
             }
-            let peer = self.lock().peer.clone();
-            if let Some(peer) = &peer {
-                Backlog::offer(peer, None);
-                peer.settle();
-                peer.kick();
-            }
-            self.sleep(peer.as_deref());
         }
+    }
+
+    /// Everything that there is to do now. Whether the other end has introduced itself: then there is more.
+    pub(crate) fn step(self: &Arc<Self>, side: &mut Side) -> Result<bool, DownReason> {
+        self.wake.clear();
+        if self.wish.load(Ordering::SeqCst) != Wish::Run as u8 {
+            return Err(self.leave_or_stop());
+        }
+        if let Some(greeting) = self.turn()? {
+            side.greeted(self, greeting)?;
+            return Ok(true);
+        }
+        let peer = self.lock().peer.clone();
+        if let Some(peer) = &peer {
+            Backlog::offer(peer, None);
+            peer.settle();
+            peer.kick();
+        }
+        Ok(false)
     }
 
     /// Takes in what has arrived, looks at the time, sends what can be sent.

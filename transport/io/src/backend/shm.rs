@@ -16,7 +16,7 @@ mod send;
 mod socket;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -134,6 +134,16 @@ fn call(address: &[u8], timeout: Duration) -> io::Result<OwnedFd> {
         true => Ok(socket),
         false => Err(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to another user")),
     }
+}
+
+/// A link on a socket whose other end is known to be ours.
+pub(crate) fn link_on(socket: OwnedFd) -> Box<dyn Link> {
+    Box::new(ShmLink::new(socket, Arc::default()))
+}
+
+/// Puts one packet on a socket as a peer would, with a descriptor along.
+pub(crate) fn put_packet(socket: &OwnedFd, packet: &[u8], file: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    socket::send(socket, packet, &[], file)
 }
 
 /// Whether the other end runs as the same user: names of this kind have no permissions, so anybody may call.

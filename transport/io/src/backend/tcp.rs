@@ -100,6 +100,11 @@ fn call(address: &[u8], timeout: Duration) -> io::Result<TcpStream> {
     TcpStream::connect_timeout(&address, timeout.max(Duration::from_millis(1)))
 }
 
+/// A link on a stream that somebody else has set up not to block.
+pub(crate) fn link_on(stream: TcpStream) -> Box<dyn Link> {
+    Box::new(TcpLink::on(stream))
+}
+
 /// Whether an accept failed because of who called, or because nobody did.
 fn is_of_the_caller(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};

@@ -162,6 +162,7 @@ impl Pull {
             intake.begin_chunk(header)?;
             Frame::Chunk { len, at: 0 }
         } else {
+            intake.begin_message(&header)?;
             Frame::Message { header, payload: BytesMut::with_capacity(len) }
         };
         Ok(())

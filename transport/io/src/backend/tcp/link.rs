@@ -25,7 +25,12 @@ impl TcpLink {
         stream.set_nonblocking(true)?;
         // Frames are written whole; waiting for more would only delay them.
         SockRef::from(&stream).set_tcp_nodelay(true)?;
-        Ok(Self { stream: Arc::new(stream), receiver: Receiver::new(), sender: Sender::new() })
+        Ok(Self::on(stream))
+    }
+
+    /// The same on a stream that is set up already.
+    pub(super) fn on(stream: TcpStream) -> Self {
+        Self { stream: Arc::new(stream), receiver: Receiver::new(), sender: Sender::new() }
     }
 }
 

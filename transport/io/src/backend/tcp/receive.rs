@@ -97,6 +97,7 @@ impl Receiver {
                         intake.begin_chunk(header)?;
                         Frame::Chunk { len, at: 0 }
                     } else {
+                        intake.begin_message(&header)?;
                         Frame::Message { header, payload: BytesMut::with_capacity(len) }
                     };
                 }
