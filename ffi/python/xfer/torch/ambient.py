@@ -47,6 +47,7 @@ def check(value: Any) -> None:
         and set(value) == {"autocast", "autocast_cache", "modes"}
         and type(value["autocast_cache"]) is bool
         and isinstance(value["modes"], dict)
+        and all(type(name) is str for name in value["modes"])
         and isinstance(value["autocast"], list)
         and 1 <= len(value["autocast"]) <= 2
         and all(

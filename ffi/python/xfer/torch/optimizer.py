@@ -187,6 +187,8 @@ def _parse(meta: bytes) -> dict[str, Any]:
                     _check_entry(entry)
             case _:
                 raise WireError("a parameter's state is not described as expected")
+    if len({name for name, _, _ in parameters}) < len(parameters):
+        raise WireError("a parameter's state is described twice")
     return value
 
 

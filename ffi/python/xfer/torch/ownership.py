@@ -53,8 +53,13 @@ class Decision:
                 "owners": dict(owners),
                 "missing": list(missing),
                 "reason": str(reason),
-            } if all(type(name) is str and type(rank) is int for name, rank in owners.items()):
-                return Decision(kind, generation, source, owners, [str(name) for name in missing], reason)
+                **more,
+            } if (
+                not more
+                and all(type(number) is int and number >= 0 for number in (generation, source, *owners.values()))
+                and all(type(name) is str for name in (*owners, *missing))
+            ):
+                return Decision(kind, generation, source, owners, missing, reason)
         raise WireError("not the description of a generation")
 
 

@@ -4,6 +4,7 @@ Both sides make the names from the same parts, so nothing but the names and the 
 shapes follow from the layer itself.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -118,8 +119,11 @@ def _cursor(value: Any, microbatches: int) -> Cursor:
     types = {"optimizer": bytes, "forward_s": float, "saved": dict}
     if any(type(value[name]) is not expected for name, expected in types.items()):
         raise WireError("the record of a layer has parts of a wrong type")
+    # Not a number would make a plan of which nothing is worth more than anything else.
+    if not 0 <= value["forward_s"] < math.inf:
+        raise WireError("the record says that a forward takes no time that there is")
     for microbatch, letters in value["saved"].items():
-        if microbatch not in forwarded - backwarded:
+        if type(microbatch) is not int or microbatch not in forwarded - backwarded:
             raise WireError("the record says that something was saved for a forward that is not in flight")
         if type(letters) is not str or not set(letters) <= {FROM_INPUT, NOT_NEEDED, SENT}:
             raise WireError("the record does not say where saved tensors come from")
