@@ -129,6 +129,7 @@ impl Job {
     /// What is at stake when its nodes leave.
     pub fn departure(&self) -> Result<Departure, JobError> {
         self.check()?;
+        self.check_count()?;
         let step_s = self.step_s();
         let mut builder = Builder { job: self, assets: Vec::new(), operations: Vec::new() };
         for rank in self.leaving() {
@@ -146,6 +147,25 @@ impl Job {
         let Builder { assets, operations, .. } = builder;
         let leaving = self.leaving().collect();
         Ok(Departure { assets, operations, leaving, progress, window: self.window }.check()?)
+    }
+
+    /// Whether all that leaves can be planned, counted before any of it is made: deep pipelines have forwards by the million.
+    fn check_count(&self) -> Result<(), DepartureError> {
+        let per_tensor = |tensors: Vec<Tensor>| 5 * tensors.len() as u64;
+        let (block, saved) = (per_tensor(self.shape.block()), self.shape.saved(self.batch).len() as u64 + 2);
+        let ends = per_tensor(self.shape.entry()) + per_tensor(self.shape.exit());
+        let of_stage = |rank: u32| {
+            let layers = layers_of(self, rank);
+            (layers.end - layers.start) * (block + saved * self.in_flight(rank)) + ends + 1
+        };
+        let count = self.leaving().map(of_stage).sum::<u64>() as usize;
+        let max = limits::ASSETS_MAX;
+        if count > max { Err(DepartureError::TooMany { what: "assets", count, max }) } else { Ok(()) }
+    }
+
+    /// Forwards that wait for their backward at a stage, as 1F1B has them there.
+    fn in_flight(&self, rank: u32) -> u64 {
+        if self.done > 0.0 { u64::from(self.nodes - rank).min(self.microbatches) } else { 0 }
     }
 
     fn check(&self) -> Result<(), JobError> {
@@ -218,9 +238,7 @@ impl Builder<'_> {
             }
             self.add_state(rank, layer, target, &tensors);
         }
-        // Forwards that wait for their backward, as 1F1B has them at this stage.
-        let in_flight = u64::from(job.nodes - rank).min(job.microbatches);
-        for microbatch in 0..if job.done > 0.0 { in_flight } else { 0 } {
+        for microbatch in 0..job.in_flight(rank) {
             for layer in layers.clone() {
                 let target = self.target(rank, layer);
                 let input = given.filter(|_| layer > layers.start);

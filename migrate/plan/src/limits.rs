@@ -23,3 +23,6 @@ pub const RANKS_MAX: usize = 1024;
 
 /// Most events of a preemption trace: weeks of a large cluster, each line of which is a few dozen bytes.
 pub const TRACE_EVENTS_MAX: usize = 1_000_000;
+
+/// Latest event of a trace, in milliseconds from its beginning: a hundred years, so that sums of times stay far from overflow.
+pub const TRACE_MS_MAX: u64 = 100 * 365 * 24 * 3_600_000;

@@ -71,6 +71,9 @@ pub fn parse(text: &str) -> Result<Vec<Event>, TraceError> {
             return Err(broken("not three parts".into()));
         };
         let at_ms: u64 = at_ms.parse().map_err(|_| broken(format!("`{at_ms}` is no time")))?;
+        if at_ms > limits::TRACE_MS_MAX {
+            return Err(broken(format!("{at_ms} is later than {}", limits::TRACE_MS_MAX)));
+        }
         let comes = match what {
             "add" => true,
             "remove" => false,
@@ -136,7 +139,7 @@ pub fn synthetic(seed: u64, hours: u64, nodes: u32) -> Vec<Event> {
 pub fn departures(events: &[Event], nodes: u32, notice_ms: u64) -> Vec<Departing> {
     let mut present: BTreeSet<&str> = BTreeSet::new();
     let mut found: Vec<Departing> = Vec::new();
-    // The nodes of the job at the time of the open departure, and when it ends.
+    // The nodes of the job that have not left in the open departure, and when it ends.
     let mut open: Option<(BTreeSet<&str>, u64)> = None;
     for event in events {
         if event.comes {
@@ -145,13 +148,13 @@ pub fn departures(events: &[Event], nodes: u32, notice_ms: u64) -> Vec<Departing
         }
         if open.as_ref().is_none_or(|(_, until)| event.at_ms > *until) {
             let job: BTreeSet<&str> = present.iter().copied().take(nodes as usize).collect();
-            open = Some((job, event.at_ms + notice_ms));
-            found.push(Departing { at_ms: event.at_ms, nodes: 0, leaves: 0 });
+            found.push(Departing { at_ms: event.at_ms, nodes: job.len() as u32, leaves: 0 });
+            open = Some((job, event.at_ms.saturating_add(notice_ms)));
         }
         present.remove(event.node.as_str());
-        if let (Some((job, _)), Some(last)) = (&open, found.last_mut()) {
-            last.nodes = job.len() as u32;
-            last.leaves += u32::from(job.contains(event.node.as_str()));
+        if let (Some((job, _)), Some(last)) = (&mut open, found.last_mut()) {
+            // A node that is said to leave twice leaves once.
+            last.leaves += u32::from(job.remove(event.node.as_str()));
         }
     }
     found.retain(|departing| departing.leaves > 0);
@@ -200,6 +203,10 @@ mod tests {
         let departing = |at_ms, nodes, leaves| Departing { at_ms, nodes, leaves };
         assert_eq!(found, [departing(60_000, 3, 2), departing(300_000, 3, 1)]);
         assert_eq!(departures(&events, 3, 500).len(), 3);
+        let twice = parse("0,add,a\n0,add,b\n1,remove,a\n2,remove,a\n3,remove,a").unwrap();
+        assert_eq!(departures(&twice, 2, 30_000), [departing(1, 2, 1)]);
+        let late = parse(&format!("0,add,a\n{},remove,a", limits::TRACE_MS_MAX)).unwrap();
+        assert_eq!(departures(&late, 1, u64::MAX), [departing(limits::TRACE_MS_MAX, 1, 1)]);
         // A spare node's removal is no departure of the job's.
         assert_eq!(departures(&events, 1, 30_000), [departing(60_000, 1, 1)]);
     }
@@ -211,6 +218,7 @@ mod tests {
             ("0,add,a,b", "not three parts"),
             ("x,add,a", "`x` is no time"),
             ("-1,add,a", "`-1` is no time"),
+            ("3153600000001,add,a", "3153600000001 is later than 3153600000000"),
             ("0,join,a", "`join` is neither add nor remove"),
             ("0,add,", "the node has no name, or a very long one"),
             ("5,add,a\n4,add,b", "it is earlier than the line before"),

@@ -272,3 +272,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_job_of_too_many_parts_is_refused_before_they_are_made() {
+    let shape = Shape { layers: 4096, hidden: 128, heads: 1, kv_heads: 1, ..Shape::named("gpt3-1.3b").unwrap() };
+    let deep = Job { nodes: 1024, leaves: 1024, replicas: 2, microbatches: 1024, ..Job::new(shape) };
+    // 4096 layers with some of 525,312 forwards each: gigabytes, if they were made.
+    let refused = deep.departure().unwrap_err().to_string();
+    assert!(refused.contains("assets are too many"), "{refused}");
+    let shallow = Job { nodes: 1024, leaves: 1, ..deep };
+    assert!(shallow.departure().is_ok());
+}
