@@ -5,6 +5,7 @@ use std::time::Duration;
 use xfer_transport_core::frame::FrameKind;
 
 use crate::chance::Chance;
+use crate::limits::{DELAY_MAX, RULES_MAX};
 
 /// Which way bytes go through a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -103,15 +104,97 @@ impl Faults {
         Self { stalled: true, ..Self::default() }
     }
 
+    /// Faults as people write them, separated by commas: `delay=20ms,flip=0.001,stall`. What durations and sizes look like
+    /// is up to the program.
+    pub fn read(
+        text: &str,
+        duration: impl Fn(&str) -> Result<Duration, String>,
+        size: impl Fn(&str) -> Result<u64, String>,
+    ) -> Result<Self, String> {
+        let mut faults = Self::default();
+        for word in text.split(',').filter(|word| !word.is_empty()) {
+            let (name, value) = word.split_once('=').unwrap_or((word, ""));
+            match name {
+                "stall" => faults.stalled = true,
+                "delay" => faults.delay = bounded(name, duration(value)?)?,
+                "jitter" => faults.jitter = bounded(name, duration(value)?)?,
+                "rate" => faults.bytes_per_s = Some(size(value.strip_suffix("/s").unwrap_or(value))?),
+                _ => faults.rules.push(rule(name, value)?),
+            }
+            if faults.rules.len() > RULES_MAX {
+                return Err(format!("more than {RULES_MAX} faults of single frames"));
+            }
+        }
+        Ok(faults)
+    }
+
     /// One rule and nothing else.
     pub fn rule(rule: Rule) -> Self {
         Self { rules: vec![rule], ..Self::default() }
     }
 }
 
+/// What is done to single frames, with its chance.
+fn rule(name: &str, value: &str) -> Result<Rule, String> {
+    let action = match name {
+        "drop" => Action::Drop,
+        "duplicate" => Action::Duplicate,
+        "swap" => Action::Swap,
+        "flip" => Action::FlipPayload,
+        "garble" => Action::FlipHeader,
+        "truncate" => Action::Truncate,
+        "reset" => Action::Reset,
+        _ => {
+            return Err(format!(
+                "`{name}` is no fault; there are delay, jitter, rate, stall, drop, duplicate, swap, flip, garble, truncate, reset"
+            ));
+        }
+    };
+    let chance = value.parse().ok().filter(|chance| (0.0..=1.0).contains(chance));
+    let chance = chance.ok_or_else(|| format!("{name} takes a chance from 0 to 1, as in {name}=0.01"))?;
+    Ok(Rule { chance, ..Rule::always(action, None) })
+}
+
+fn bounded(name: &str, time: Duration) -> Result<Duration, String> {
+    if time > DELAY_MAX { Err(format!("{name} is at most {} s", DELAY_MAX.as_secs())) } else { Ok(time) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Durations in seconds, sizes in bytes.
+    fn read(text: &str) -> Result<Faults, String> {
+        let duration = |text: &str| text.parse().map(Duration::from_secs).map_err(|_| "30s".to_owned());
+        Faults::read(text, duration, |text| text.parse().map_err(|_| "1MB".to_owned()))
+    }
+
+    #[test]
+    fn faults_are_read_as_they_are_written() {
+        let found = read("delay=2,jitter=1,rate=1000/s,flip=0.001,reset=1").expect("sound");
+        assert_eq!((found.delay, found.jitter), (Duration::from_secs(2), Duration::from_secs(1)));
+        assert_eq!((found.bytes_per_s, found.stalled), (Some(1000), false));
+        let rules: Vec<_> = found.rules.iter().map(|rule| (rule.action, rule.chance)).collect();
+        assert_eq!(rules, [(Action::FlipPayload, 0.001), (Action::Reset, 1.0)]);
+        assert!(read("stall").expect("sound").stalled);
+        for (wrong, says) in [
+            ("fire", "no fault"),
+            ("flip=2", "from 0 to 1"),
+            ("flip=NaN", "from 0 to 1"),
+            ("drop", "from 0 to 1"),
+            ("delay=x", "30s"),
+            ("delay=3601", "at most 3600 s"),
+        ] {
+            let refused = read(wrong).expect_err(wrong);
+            assert!(refused.contains(says), "{refused}");
+        }
+    }
+
+    #[test]
+    fn rules_are_counted() {
+        assert!(read(&"drop=1,".repeat(RULES_MAX)).is_ok());
+        assert!(read(&"drop=1,".repeat(RULES_MAX + 1)).expect_err("one too many").contains("more than"));
+    }
 
     #[test]
     fn a_rule_counts_what_it_was_used_for_and_nothing_else() {

@@ -16,3 +16,9 @@ pub const LOOK: Duration = Duration::from_millis(20);
 
 /// How long the process behind the proxy may take to accept: longer than it takes to start listening, short for who waits.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Longest delay that is rehearsed: beyond every timeout of a job, and far from where a clock would overflow.
+pub const DELAY_MAX: Duration = Duration::from_secs(3600);
+
+/// Rules that one way has. Each is looked at for each frame; there are seven kinds of them.
+pub const RULES_MAX: usize = 64;

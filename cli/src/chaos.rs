@@ -9,7 +9,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use xfer::config::parse;
 use xfer::store::{Store, host_name};
-use xfer_chaos::{Action, Callers, Faults, Proxy, ProxyError, Rule, Way};
+use xfer_chaos::{Callers, Faults, Proxy, ProxyError, Way};
 use xfer_migrate_core::store::records::{PeerClaim, peer_key};
 
 use crate::StoreOption;
@@ -163,65 +163,5 @@ fn proxy(options: &ProxyOptions) -> Result<(), Failure> {
 
 /// Faults as they are written on the command line.
 fn faults(text: &str) -> Result<Faults, String> {
-    let mut faults = Faults::default();
-    for word in text.split(',').filter(|word| !word.is_empty()) {
-        let (name, value) = word.split_once('=').unwrap_or((word, ""));
-        let action = match name {
-            "stall" => {
-                faults.stalled = true;
-                continue;
-            }
-            "delay" => {
-                faults.delay = parse::duration(value)?;
-                continue;
-            }
-            "jitter" => {
-                faults.jitter = parse::duration(value)?;
-                continue;
-            }
-            "rate" => {
-                faults.bytes_per_s = Some(parse::size(value.strip_suffix("/s").unwrap_or(value))?);
-                continue;
-            }
-            "drop" => Action::Drop,
-            "duplicate" => Action::Duplicate,
-            "swap" => Action::Swap,
-            "flip" => Action::FlipPayload,
-            "garble" => Action::FlipHeader,
-            "truncate" => Action::Truncate,
-            "reset" => Action::Reset,
-            _ => {
-                return Err(format!(
-                    "`{name}` is no fault; there are delay, jitter, rate, stall, drop, duplicate, swap, flip, garble, truncate, reset"
-                ));
-            }
-        };
-        let chance = value.parse().ok().filter(|chance| (0.0..=1.0).contains(chance));
-        let chance = chance.ok_or_else(|| format!("{name} takes a chance from 0 to 1, as in {name}=0.01"))?;
-        faults.rules.push(Rule { chance, ..Rule::always(action, None) });
-    }
-    Ok(faults)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn faults_are_read_as_they_are_written() {
-        let read = faults("delay=20ms,jitter=5ms,rate=1MB/s,flip=0.001,reset=1").expect("sound");
-        assert_eq!((read.delay, read.jitter), (Duration::from_millis(20), Duration::from_millis(5)));
-        assert_eq!((read.bytes_per_s, read.stalled), (Some(1_000_000), false));
-        assert_eq!(
-            read.rules.iter().map(|rule| (rule.action, rule.chance)).collect::<Vec<_>>(),
-            [(Action::FlipPayload, 0.001), (Action::Reset, 1.0),]
-        );
-        assert!(faults("stall").expect("sound").stalled);
-        for (wrong, says) in
-            [("fire", "no fault"), ("flip=2", "from 0 to 1"), ("drop", "from 0 to 1"), ("delay=x", "30s")]
-        {
-            let refused = faults(wrong).expect_err(wrong);
-            assert!(refused.contains(says), "{refused}");
-        }
-    }
+    Faults::read(text, parse::duration, parse::size)
 }

@@ -13,11 +13,16 @@ use super::LogFormat;
 /// too long behind one.
 const CHUNK_BYTES: (u64, u64) = (64 << 10, 16 << 20);
 
+/// Longest duration: beyond every job, and far from where a clock would overflow.
+pub const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// A duration with a unit, as `30s`, `2m` or `1500ms`; a plain number is seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    let found = seconds.or_else(|| humantime::parse_duration(text).ok());
-    found.ok_or_else(|| "a duration is written with its unit, as in 30s, 2m or 1500ms".to_owned())
+    let found = seconds.or_else(|| humantime::parse_duration(text).ok()).filter(|found| *found <= DURATION_MAX);
+    found.ok_or_else(|| {
+        "a duration is written with its unit, as in 30s, 2m or 1500ms, and is 100 years at most".to_owned()
+    })
 }
 
 /// A number of bytes, as `1MiB` (2^20), `4MB` (10^6) or a plain number.
@@ -42,6 +47,29 @@ pub(super) fn rate(text: &str) -> Result<Option<u64>, String> {
         Ok(rate @ 1..) => Ok(Some(rate)),
         _ => Err(expected()),
     }
+}
+
+/// Bytes a second of a link, as networks write it: `10Gbps`, `200Mbps`, `10Gbit/s` or `1.2GB/s`; zero is a link that
+/// carries nothing.
+pub fn link_rate(text: &str) -> Result<f64, String> {
+    const UNITS: [(&str, f64); 9] = [
+        ("Gbps", 125e6),
+        ("Mbps", 125e3),
+        ("kbps", 125.0),
+        ("Gbit/s", 125e6),
+        ("Mbit/s", 125e3),
+        ("GB/s", 1e9),
+        ("MB/s", 1e6),
+        ("kB/s", 1e3),
+        ("B/s", 1.0),
+    ];
+    let expected = || "a rate is written with its unit, as in 10Gbps, 200Mbps or 1.2GB/s".to_owned();
+    let unit = UNITS.into_iter().find(|(unit, _)| text.ends_with(unit));
+    let (unit, scale) = unit.or((text == "0").then_some(("", 0.0))).ok_or_else(expected)?;
+    let amount: f64 = text.strip_suffix(unit).unwrap_or(text).trim().parse().map_err(|_| expected())?;
+    let rate = amount * scale;
+    // A petabyte a second is a slip of the pen.
+    if rate.is_finite() && (0.0..=1e15).contains(&rate) { Ok(rate) } else { Err(expected()) }
 }
 
 /// Names of transports, the preferred one first; none for `auto`.
@@ -141,7 +169,8 @@ mod tests {
         for (text, milliseconds) in [("30s", 30_000), ("2m", 120_000), ("1500ms", 1500), ("45", 45_000), ("0.5", 500)] {
             assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
         }
-        for text in ["", "soon", "-1", "-1s", "inf", "NaN", "30 parsecs"] {
+        assert_eq!(duration("3153600000"), Ok(DURATION_MAX));
+        for text in ["", "soon", "-1", "-1s", "inf", "NaN", "30 parsecs", "3153600001", "1e19", "584542046090years"] {
             assert!(duration(text).is_err(), "{text}");
         }
     }
@@ -172,6 +201,17 @@ mod tests {
         assert_eq!(rate("off"), Ok(None));
         for text in ["", "0", "fast", "-1GB/s", "1GB/h"] {
             assert!(rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates_of_links_are_read_with_their_units() {
+        for (text, expected) in [("10Gbps", 1.25e9), ("200Mbps", 25e6), ("1.2GB/s", 1.2e9), ("0", 0.0), ("0Gbps", 0.0)]
+        {
+            assert_eq!(link_rate(text), Ok(expected), "{text}");
+        }
+        for text in ["", "10", "-1Gbps", "fastGbps", "1e30Gbps", "NaNGbps", "Gbps"] {
+            assert!(link_rate(text).is_err(), "{text}");
         }
     }
 

@@ -117,7 +117,7 @@ pub(crate) struct WindowOptions {
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     pub(crate) notice: Option<Duration>,
     /// The link of each node, as 10Gbps [default: 10Gbps, or what the manifest says].
-    #[arg(long, value_name = "RATE", value_parser = rate)]
+    #[arg(long, value_name = "RATE", value_parser = parse::link_rate)]
     pub(crate) link: Option<f64>,
     /// The part of the link's rate that arrives as payload.
     #[arg(long, value_name = "PART", default_value_t = 0.92)]
@@ -297,28 +297,6 @@ pub(crate) fn bounded(file: &Path) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// Bytes a second in `10Gbps`, `200Mbps`, `10Gbit/s` or `1.2GB/s`; zero is a link that carries nothing.
-pub(crate) fn rate(text: &str) -> Result<f64, String> {
-    const UNITS: [(&str, f64); 9] = [
-        ("Gbps", 125e6),
-        ("Mbps", 125e3),
-        ("kbps", 125.0),
-        ("Gbit/s", 125e6),
-        ("Mbit/s", 125e3),
-        ("GB/s", 1e9),
-        ("MB/s", 1e6),
-        ("kB/s", 1e3),
-        ("B/s", 1.0),
-    ];
-    let expected = || "a rate is written with its unit, as in 10Gbps, 200Mbps or 1.2GB/s".to_owned();
-    let unit = UNITS.into_iter().find(|(unit, _)| text.ends_with(unit));
-    let (unit, scale) = unit.or((text == "0").then_some(("", 0.0))).ok_or_else(expected)?;
-    let amount: f64 = text.strip_suffix(unit).unwrap_or(text).trim().parse().map_err(|_| expected())?;
-    let rate = amount * scale;
-    // A petabyte a second is a slip of the pen.
-    if rate.is_finite() && (0.0..=1e15).contains(&rate) { Ok(rate) } else { Err(expected()) }
-}
-
 fn law(text: &str) -> Result<KillLaw, String> {
     let known = KillLaw::ALL.into_iter().find(|(name, _)| *name == text);
     known.map(|(_, law)| law).ok_or_else(|| "there are deadline, uniform and early".to_owned())
@@ -329,21 +307,5 @@ fn computing(text: &str) -> Result<Computing, String> {
         "after" => Ok(Computing::After),
         "beside" => Ok(Computing::Beside),
         _ => Err("there are after and beside".to_owned()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rates_are_read_with_their_units() {
-        for (text, expected) in [("10Gbps", 1.25e9), ("200Mbps", 25e6), ("1.2GB/s", 1.2e9), ("0", 0.0), ("0Gbps", 0.0)]
-        {
-            assert_eq!(rate(text), Ok(expected), "{text}");
-        }
-        for text in ["", "10", "-1Gbps", "fastGbps", "1e30Gbps", "NaNGbps", "Gbps"] {
-            assert!(rate(text).is_err(), "{text}");
-        }
     }
 }

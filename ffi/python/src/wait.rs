@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use xfer::config::parse::DURATION_MAX;
 
 /// How long a wait goes without looking at Python's signals: what a person feels as "at once".
 const SIGNAL_CHECK: Duration = Duration::from_millis(100);
@@ -15,8 +16,9 @@ pub(crate) fn timeout(seconds: Option<f64>) -> PyResult<Option<Duration>> {
 
 /// A duration in seconds from Python.
 pub(crate) fn duration(seconds: f64) -> PyResult<Duration> {
-    Duration::try_from_secs_f64(seconds)
-        .map_err(|error| PyValueError::new_err(format!("{seconds} is not a duration in seconds: {error}")))
+    let refused = |why: String| PyValueError::new_err(format!("{seconds} is not a duration in seconds: {why}"));
+    let found = Duration::try_from_secs_f64(seconds).map_err(|error| refused(error.to_string()))?;
+    if found > DURATION_MAX { Err(refused("it is longer than 100 years".to_owned())) } else { Ok(found) }
 }
 
 /// Calls `look` with short waits, without the GIL, until it finds something; `None` after `timeout`.

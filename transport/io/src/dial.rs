@@ -12,7 +12,7 @@ use xfer_transport_core::ticket::Ticket;
 use crate::backend::{Backend, Link};
 use crate::error::ConnectError;
 use crate::greeting::{Opening, Side, role_of};
-use crate::limits::REDIAL_TIMEOUT;
+use crate::limits::{REDIAL_TIMEOUT, TIMEOUT_MAX};
 use crate::peer::{Peer, Reach};
 use crate::peers::Peers;
 use crate::shared::Shared;
@@ -35,7 +35,7 @@ impl Dialer {
 
     /// Connects to the process that the ticket names, unless it is connected.
     pub(crate) fn connect(&self, ticket: &Ticket, timeout: Duration) -> Result<Arc<Peer>, ConnectError> {
-        let until = Instant::now() + timeout;
+        let until = Instant::now() + timeout.min(TIMEOUT_MAX);
         let peer = ticket.id;
         if ticket.job != self.shared.job {
             return Err(ConnectError::OtherJob { theirs: ticket.job.clone(), ours: self.shared.job.clone() });

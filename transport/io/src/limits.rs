@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Longest wait that anybody asks for: a hundred years are as good as for ever, and far from where a clock would overflow.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// Live grants of one endpoint. Each is a table entry that every arriving chunk may have to look up.
 pub const GRANTS_MAX: usize = 65_536;
 
