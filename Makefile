@@ -10,8 +10,9 @@ MAKEFLAGS += --no-print-directory
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 VENV := $(TARGET)/venv
 VENV_PYTHON := $(VENV)/bin/python
-# Seconds that each fuzz target runs.
+# Seconds that each fuzz target runs; RUNS_PER_FUZZ_TARGET counts executions instead.
 SECONDS_PER_FUZZ_TARGET ?= 60
+FUZZ_BOUND = $(if $(RUNS_PER_FUZZ_TARGET),$(RUNS_PER_FUZZ_TARGET)runs,$(SECONDS_PER_FUZZ_TARGET))
 # Seeds of a run of the simulator, and of a campaign.
 SIM_SEEDS ?= 20000
 SEEDS ?= 1000000
@@ -79,8 +80,8 @@ sim: ## runs whole jobs in virtual time: 20,000 seeds, the fault matrix, and a h
 sim-campaign: ## many more seeds: SEEDS=1000000, from FROM=0 on
 	@cargo run --locked --quiet --release --package xfer-sim -- seeds --from $(or $(FROM),0) --count $(SEEDS)
 
-fuzz: ## fuzzes every decoder of outside bytes for a minute each: SECONDS_PER_FUZZ_TARGET=600 for longer
-	@.ci/fuzz $(SECONDS_PER_FUZZ_TARGET)
+fuzz: ## fuzzes every decoder of outside bytes for a minute each: SECONDS_PER_FUZZ_TARGET=600 or RUNS_PER_FUZZ_TARGET=10000000
+	@.ci/fuzz $(FUZZ_BOUND) $(FUZZ_TARGETS)
 
 explore: ## searches all states of small hand-overs, as far as 4 million each
 	@cargo run --locked --release --quiet --package xfer-explore

@@ -36,6 +36,8 @@
 mod builder;
 pub mod config;
 mod engine;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod log;
 mod metrics;
 pub mod notice;

@@ -43,7 +43,7 @@ pub fn init(config: &Config) -> Result<bool, LogError> {
     Ok(subscriber(config, io::stderr)?.try_init().is_ok())
 }
 
-fn subscriber<W>(config: &Config, writer: W) -> Result<impl Subscriber + Send + Sync + 'static, LogError>
+pub(crate) fn subscriber<W>(config: &Config, writer: W) -> Result<impl Subscriber + Send + Sync + 'static, LogError>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {

@@ -18,6 +18,7 @@ mod board;
 mod drain;
 mod ec2;
 mod file;
+pub(crate) mod fuzzing;
 mod http;
 pub mod limits;
 mod signal;

@@ -3,7 +3,7 @@
 //! The receiver announces where the bytes may land (a grant), the sender writes them straight there. Neither side needs to
 //! be first, nothing is buffered on the way, and sends and receives of one (peer, tag) match in posting order.
 
-mod wire;
+pub(crate) mod wire;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;

@@ -16,6 +16,8 @@
 mod chance;
 mod faults;
 mod frames;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod limits;
 mod proxy;
 mod pump;

@@ -6,7 +6,9 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::time::Duration;
 
+use xfer::fuzzing;
 use xfer_migrate_core::store::records::{DrainOrder, PeerClaim};
 use xfer_migrate_core::store::wire::{self, Answer, Request};
 use xfer_migrate_core::store::{Service, ServiceLimits};
@@ -110,6 +112,26 @@ pub fn manifest(bytes: &[u8]) -> bool {
         assert_eq!(planned.rows.len(), departure.assets.len(), "everything has a fate");
     }
     true
+}
+
+/// What a proxy is given to pass on, in parts of a size that the first byte says.
+pub fn proxied(bytes: &[u8]) -> bool {
+    bytes.split_first().is_some_and(|(part, stream)| xfer_chaos::fuzzing::cut(stream, usize::from(*part)))
+}
+
+/// What says that this machine goes away: a file, a metadata service, an order in the store.
+pub fn notice(bytes: &[u8]) -> bool {
+    let text = std::str::from_utf8(bytes).unwrap_or_default();
+    fuzzing::notice_file(bytes)
+        | fuzzing::metadata_answer(bytes, 1 + bytes.len() % 7)
+        | fuzzing::metadata_body(text)
+        | fuzzing::metadata_url(text)
+        | fuzzing::drain_order(bytes, Duration::from_secs(bytes.len() as u64))
+}
+
+/// What tagged sends and receives say to each other.
+pub fn tagged(bytes: &[u8]) -> bool {
+    fuzzing::tagged_message(bytes)
 }
 
 fn talk_to_service(bytes: &[u8]) {

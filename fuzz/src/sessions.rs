@@ -41,7 +41,7 @@ fn first(payload: &[u8]) -> u8 {
 }
 
 /// The records of an input; the last one may be cut short.
-struct Records<'a>(&'a [u8]);
+pub(crate) struct Records<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Iterator for Records<'a> {
     type Item = (u8, &'a [u8]);

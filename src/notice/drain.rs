@@ -113,7 +113,7 @@ pub(super) fn watch(shared: &Shared, store: &dyn Store, peer: PeerId) {
     }
 }
 
-fn follow(shared: &Shared, peer: PeerId, order: &DrainOrder, age: Duration) {
+pub(super) fn follow(shared: &Shared, peer: PeerId, order: &DrainOrder, age: Duration) {
     match order.left {
         _ if order.incarnation != peer.incarnation => {
             tracing::debug!("a drain order to another life of rank {} is not ours", peer.rank);

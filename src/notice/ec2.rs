@@ -21,7 +21,7 @@ pub(super) struct Metadata {
 
 /// Why the service gave no answer.
 #[derive(Debug, thiserror::Error)]
-enum MetadataError {
+pub(super) enum MetadataError {
     #[error("{0}")]
     Http(#[from] HttpError),
     #[error("it answered {status} to {path}")]
@@ -136,7 +136,7 @@ impl Metadata {
 }
 
 /// `{"action": "terminate", "time": "2026-01-02T03:04:05Z"}`: the instance ends then.
-fn interruption_notice(body: &str) -> Result<Notice, MetadataError> {
+pub(super) fn interruption_notice(body: &str) -> Result<Notice, MetadataError> {
     let malformed = || MetadataError::Malformed { path: INTERRUPTION_PATH, body: body.to_owned() };
     let fields: Value = serde_json::from_str(body).map_err(|_| malformed())?;
     let action = fields["action"].as_str().ok_or_else(malformed)?;
@@ -147,7 +147,7 @@ fn interruption_notice(body: &str) -> Result<Notice, MetadataError> {
 }
 
 /// `{"noticeTime": "2026-01-02T03:04:05Z"}`: an interruption is likelier from then on, and gives its two minutes.
-fn rebalance_notice(body: &str) -> Result<Notice, MetadataError> {
+pub(super) fn rebalance_notice(body: &str) -> Result<Notice, MetadataError> {
     let malformed = || MetadataError::Malformed { path: REBALANCE_PATH, body: body.to_owned() };
     let fields: Value = serde_json::from_str(body).map_err(|_| malformed())?;
     let time = fields["noticeTime"].as_str().ok_or_else(malformed)?;

@@ -82,13 +82,13 @@ impl Look {
     }
 }
 
-struct Said {
+pub(super) struct Said {
     left: Duration,
     reason: String,
 }
 
 /// What a file says, if that can be understood.
-fn said(content: &[u8]) -> Option<Said> {
+pub(super) fn said(content: &[u8]) -> Option<Said> {
     let text = std::str::from_utf8(content).ok()?.trim();
     if let Ok(left) = parse::duration(text) {
         return Some(Said { left, reason: String::new() });
@@ -100,7 +100,7 @@ fn said(content: &[u8]) -> Option<Said> {
 }
 
 /// A file that is there means that somebody announces the end, whatever it says.
-fn notice(path: &Path, content: &[u8], grace: Duration) -> Notice {
+pub(super) fn notice(path: &Path, content: &[u8], grace: Duration) -> Notice {
     let said = said(content).unwrap_or_else(|| {
         if !content.trim_ascii().is_empty() {
             tracing::warn!(

@@ -52,6 +52,11 @@ impl Server {
         Some(Self { address, host: host.to_owned() })
     }
 
+    /// Its address, and how it is named in a request.
+    pub(super) fn parts(&self) -> (&str, &str) {
+        (&self.address, &self.host)
+    }
+
     /// Sends a request without a body and reads the answer.
     pub(super) fn request(&self, method: &str, path: &str, header: (&str, &str)) -> Result<Response, HttpError> {
         let end = Instant::now() + limits::HTTP_TIMEOUT;
@@ -87,7 +92,7 @@ fn left(end: Instant) -> io::Result<Duration> {
 }
 
 /// Reads head and body. A body has the length that the head says, or goes on to the end of the connection.
-fn read_response(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> Result<Response, HttpError> {
+pub(super) fn read_response(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> Result<Response, HttpError> {
     let mut bytes = Vec::new();
     let mut chunk = [0; 2048];
     let mut head: Option<Head> = None;

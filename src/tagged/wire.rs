@@ -111,6 +111,13 @@ impl Message {
     }
 }
 
+/// Whether bytes are a message; if so, it is the same after it was written and read again.
+pub(crate) fn comes_back(bytes: &[u8]) -> bool {
+    let Ok(message) = Message::decode(bytes) else { return false };
+    assert_eq!(Message::decode(&message.encode()).as_ref(), Ok(&message));
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
