@@ -142,13 +142,14 @@ pub(crate) fn start(
     forward(endpoint.subscribe(CHANNEL), &shared.jobs, "xfer-migrate-in", Job::FromPeer)?;
     forward(endpoint.events(), &shared.jobs, "xfer-migrate-up", Job::PeerEvent)?;
     watch_generation(Arc::clone(&store), shared, version)?;
+    let worker = |name| Worker::start(name, shared.jobs.clone());
     let driver = Driver {
         context: Context {
             endpoint: endpoint.clone(),
             store,
             jobs: shared.jobs.clone(),
-            memory_worker: Worker::start("xfer-migrate-mem")?,
-            store_worker: Worker::start("xfer-migrate-kv")?,
+            memory_worker: worker("xfer-migrate-mem")?,
+            store_worker: worker("xfer-migrate-kv")?,
             ended: config.ended.clone(),
         },
         shared: Arc::downgrade(shared),
@@ -443,13 +444,12 @@ impl Context {
 
     /// Replaces the store's generation by `record` if it still is the one that `record` is based on, and tells what the store then holds.
     pub(crate) fn propose(&self, record: GenerationRecord) {
-        let (store, jobs, rank) = (Arc::clone(&self.store), self.jobs.clone(), self.endpoint.id().rank);
-        self.store_worker.run(move || {
+        let (store, rank) = (Arc::clone(&self.store), self.endpoint.id().rank);
+        let propose = move || {
             pause::at("propose", rank);
-            let result = propose(&*store, record);
-            // A driver that has ended decides nothing any more.
-            let _ = jobs.send(Job::Decided { result });
-        });
+            Some(Job::Decided { result: propose(&*store, record) })
+        };
+        self.store_worker.run(propose, |reason| Some(Job::Decided { result: Err(reason) }));
     }
 }
 

@@ -142,7 +142,6 @@ impl TargetRun {
 
     fn perform(&mut self, context: &Context, now: Time, output: Output) {
         let migration = self.migration;
-        let jobs = context.jobs.clone();
         let rank = context.endpoint.id().rank;
         match output {
             Output::Send { to, message } => {
@@ -153,37 +152,39 @@ impl TargetRun {
             }
             Output::Allocate { items } => {
                 let endpoint = context.endpoint.clone();
-                context.memory_worker.run(move || {
+                let allocate = move || {
                     pause::at("register", rank);
-                    let memory = allocate(&endpoint, migration.source, items);
-                    let _ = jobs.send(Job::Allocated { migration, memory });
-                });
+                    Some(Job::Allocated { migration, memory: allocate(&endpoint, migration.source, items) })
+                };
+                context.memory_worker.run(allocate, move |reason| Some(Job::Allocated { migration, memory: Err(reason) }));
             }
             Output::Verify { item, crc32c } => {
                 let region = self.memory.get(&item).cloned();
-                context.memory_worker.run(move || {
+                let verified = move |ok| Some(Job::Verified { migration, item, crc32c, ok });
+                let verify = move || {
                     pause::at("verify", rank);
-                    let ok = region.is_some_and(|region| region.crc32c() == crc32c);
-                    let _ = jobs.send(Job::Verified { migration, item, crc32c, ok });
-                });
+                    verified(region.is_some_and(|region| region.crc32c() == crc32c))
+                };
+                // What nobody has verified isn't there: it is asked for again.
+                context.memory_worker.run(verify, move |_| verified(false));
             }
             Output::FenceAll => {
                 self.fenced = true;
                 let grants = std::mem::take(&mut self.grants);
-                context.memory_worker.run(move || {
+                let fence = move || {
                     drop(grants);
-                    let _ = jobs.send(Job::Fenced { migration });
-                });
+                    Some(Job::Fenced { migration })
+                };
+                // Without the proof that nobody writes any more there is nothing to seal: others decide.
+                context.memory_worker.run(fence, |_| None);
             }
             Output::PublishSeal { key, seal } => {
                 let store = Arc::clone(&context.store);
-                context.store_worker.run(move || {
-                    let job = match publish(&*store, &key, &seal) {
-                        Ok(seal) => Job::SealSeen { migration, seal },
-                        Err(reason) => Job::StoreLost { reason },
-                    };
-                    let _ = jobs.send(job);
-                });
+                let publish = move || match publish(&*store, &key, &seal) {
+                    Ok(seal) => Some(Job::SealSeen { migration, seal }),
+                    Err(reason) => Some(Job::StoreLost { reason }),
+                };
+                context.store_worker.run(publish, |reason| Some(Job::StoreLost { reason }));
             }
             Output::WatchSeals { keys } => {
                 for key in keys {
