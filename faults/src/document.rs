@@ -73,12 +73,14 @@ fn real() -> String {
     let mut text = String::from(
         "\n## With real processes\n\n\
          Each fault in the ways in which it is staged, over which transports; each cell is a test of its own, as\n\
-         `tcp::F02_target_killed::commit`. Real processes stand at a step until the fault is felt, so that some cells end otherwise than in\n\
-         the simulator: at `delta` all state has landed and only activations are on their way; at `commit` whoever finds a target\n\
-         dead acts before the targets go on. [chaos.md](chaos.md) says how, and what is looked at after each.\n\n",
+         `tcp::F02_target_killed::commit`. Real processes stand at a step until the fault is felt, so that some cells end\n\
+         otherwise than in the simulator: at `delta` all state has landed and only activations are on their way; at `commit`\n\
+         whoever finds a target dead acts before the targets go on. [chaos.md](chaos.md) says how, and what is looked at after\n\
+         each.\n\n",
     );
     headings(&mut text, "| # | what is done | over |", 3);
-    for row in ROWS {
+    let in_order = FAULTS.iter().flat_map(|fault| ROWS.iter().filter(move |row| row.fault == fault.id));
+    for row in in_order {
         let over: Vec<&str> = row.over.iter().map(|over| over.name()).collect();
         let _ = write!(text, "| {} | {} | {} |", row.fault, row.name.replace('_', " "), over.join(", "));
         Step::ALL.iter().for_each(|step| _ = write!(text, " {} |", real_cell(row, *step)));

@@ -60,6 +60,11 @@ const fn on_the_wire(fault: &'static str, name: &'static str, cells: &'static [(
     Row { fault, name, over: &[Over::Tcp], cells }
 }
 
+/// A fault of memory or sockets that only processes of one machine share.
+const fn within_a_machine(fault: &'static str, name: &'static str, cells: &'static [(Step, Required)]) -> Row {
+    Row { fault, name, over: &[Over::Shm], cells }
+}
+
 /// A fault that the system's own network stages.
 const fn between_namespaces(fault: &'static str, name: &'static str, cells: &'static [(Step, Required)]) -> Row {
     Row { fault, name, over: &[Over::Namespaces], cells }
@@ -211,6 +216,12 @@ pub const ROWS: &[Row] = &[
     row("F35", "other_job", &[(Handshake, Refuses("job"))]),
     // The source is told no by name, and what it offers besides goes on.
     row("F35", "wrong_layout", &[(Register, Commits), (Notice, Commits), (Resume, Commits)]),
+    within_a_machine("F18", "ring_scribbled", &[(Bulk, Commits), (Delta, Commits), (Resume, Commits)]),
+    within_a_machine(
+        "F20",
+        "connections_break",
+        &[(Notice, Commits), (Bulk, Commits), (Delta, Commits), (Commit, Commits)],
+    ),
     between_namespaces(
         "F11",
         "link_down",
@@ -370,16 +381,10 @@ pub const ABSENT_OVER_SHM: &[Absent] = &[
     },
     Absent { fault: "F17", steps: &[Bulk, Delta, Verify], reason: "the kernel neither doubles nor swaps packets" },
     Absent {
-        fault: "F18",
-        steps: &[Bulk, Delta],
-        reason: "payloads are read where they lie, and packets never leave the kernel",
-    },
-    Absent {
         fault: "F19",
         steps: &[Bulk, Delta, Verify],
         reason: "packets never leave the kernel; the decoder of packets is a fuzz target",
     },
-    Absent { fault: "F20", steps: &[Bulk], reason: "only the end of a process ends its connections within a machine" },
     Absent { fault: "F21", steps: &[Bulk], reason: "a reader that stops is staged as a process that stops, in F04" },
     Absent { fault: "F29", steps: &[Verify], reason: "the receiver pulls, so that nothing is written late" },
     Absent {

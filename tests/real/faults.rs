@@ -9,7 +9,7 @@ use crate::clock;
 use crate::job::{Job, OTHER, SOURCE, Setup, TARGET};
 use crate::namespaces::{self, Namespaces};
 use crate::net::{Net, gone};
-use crate::{Outcome, WAIT};
+use crate::{Outcome, WAIT, shared};
 
 /// Whom it is done to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +62,10 @@ pub enum Fault {
     ClocksJump,
     /// The target stops while it may read the source, which takes the notice back.
     TargetStopped,
+    /// The source writes garbage over the memory that it shows the target.
+    Scribble,
+    /// The source's connections over shared memory end.
+    SharedBreaks,
     /// The source's link is down.
     LinkDown,
     /// The source's way to the store leads nowhere.
@@ -81,6 +85,7 @@ impl Fault {
             Self::FewFiles => setup.target_arguments.push("files=8".into()),
             Self::OtherJob => setup.target_environment.push(("XFER_JOB", "another".into())),
             Self::ClocksJump => setup.clocks = true,
+            Self::Scribble => setup.in_rings = true,
             Self::PortTaken => {
                 let taken = TcpListener::bind("127.0.0.1:0")?;
                 setup.target_environment.push(("XFER_BIND", taken.local_addr()?.to_string()));
@@ -95,6 +100,7 @@ impl Fault {
     pub fn missing(self) -> Option<String> {
         match self {
             Self::ClocksJump => clock::missing(),
+            Self::Scribble | Self::SharedBreaks => shared::missing(),
             Self::LinkDown | Self::StoreUnreachable | Self::LinkShaped => namespaces::missing(),
             _ => None,
         }
@@ -103,6 +109,11 @@ impl Fault {
     /// Whether it is done to connections, so that all of them have to lead through a proxy.
     pub fn is_on_the_wire(self) -> bool {
         matches!(self, Self::Net(_))
+    }
+
+    /// Whether source and target take each other for dead, while both live and reach the store.
+    pub fn parts(self, step: Step) -> bool {
+        matches!(self, Self::Net(net) if net.parts()) && step != Step::Handshake
     }
 
     /// Does it to `job`, which stands at `step`, and waits until it is felt.
@@ -142,6 +153,8 @@ impl Fault {
             Self::NoMemory => job.rank(TARGET).ask(&format!("memory {SPARE_BYTES}")).map(drop),
             Self::WrongLayout => wrong_layout(job, step),
             Self::ClocksJump => clock::jump(job),
+            Self::Scribble => shared::scribble(job),
+            Self::SharedBreaks => shared::break_connections(job),
             Self::TargetStopped => target_stopped(job),
             Self::LinkDown => {
                 namespaces(job)?.lower(SOURCE)?;

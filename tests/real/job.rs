@@ -98,6 +98,10 @@ impl Process {
         Ok(())
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn is_there(&self) -> bool {
         !self.dead && !self.stopped
     }
@@ -134,6 +138,8 @@ impl Drop for Process {
 /// How a job differs from the usual one.
 #[derive(Default)]
 pub struct Setup {
+    /// Whether what moves over shared memory lies in ordinary memory, and goes through rings.
+    pub in_rings: bool,
     /// Whether each rank has a wall clock of its own.
     pub clocks: bool,
     /// An address that somebody else listens on.
@@ -216,6 +222,7 @@ impl Job {
         match self.over {
             // Shared memory would lead past the proxies.
             Over::Tcp => command.env("XFER_TRANSPORTS", "tcp"),
+            Over::Shm if self.setup.in_rings => command.env("XFER_TRANSPORTS", "shm,tcp"),
             Over::Shm => command.env("XFER_TRANSPORTS", "shm,tcp").arg("arena=yes"),
             Over::Namespaces => command
                 .env("XFER_TRANSPORTS", "tcp")
@@ -276,8 +283,8 @@ impl Job {
 
     /// Everybody who knows the end uses what was migrated for something else.
     pub fn fill(&mut self) -> Outcome<()> {
-        let there = self.ranks.iter_mut().filter(|process| process.is_there());
-        there.map(|process| process.ask("fill").map(drop)).collect()
+        let mut there = self.ranks.iter_mut().filter(|process| process.is_there());
+        there.try_for_each(|process| process.ask("fill").map(drop))
     }
 
     /// Ends every process that is left, and what they ran in; an error if one is left after all.

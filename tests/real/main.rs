@@ -7,12 +7,14 @@
 mod check;
 mod clock;
 mod faults;
+mod items;
 mod job;
 mod ledger;
 mod namespaces;
 mod net;
 mod pauses;
 mod rank;
+mod shared;
 mod stage;
 mod staging;
 
@@ -82,7 +84,7 @@ fn run(fault: Fault, over: Over, step: Step, required: Required) -> Outcome<()> 
     let mut job = Job::start(fault.setup()?, over, fault.is_on_the_wire())?;
     stage::reach(&mut job, step)?;
     fault.inject(&mut job, step)?;
-    stage::finish(&mut job, step)?;
+    stage::finish(&mut job, step, fault.parts(step))?;
     // From here on, who knows the end has other things in the memory that was migrated.
     job.fill()?;
     if fault.lift(&mut job)? {

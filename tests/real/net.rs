@@ -230,6 +230,12 @@ impl Net {
         }
     }
 
+    /// Whether it ends the connections between source and target, and they stay ended.
+    pub fn parts(self) -> bool {
+        let violation = matches!(self, Self::Once(Action::FlipHeader | Action::Oversize, _));
+        violation || matches!(self, Self::Once(Action::FlipPayload, FrameKind::Message) | Self::NextVersion)
+    }
+
     /// Undoes it, if the others' end comes first; whether it did.
     pub fn lift(self, job: &Job) -> bool {
         if let (Self::Cut | Self::OneWay | Self::StoreCut, Some(proxies)) = (self, &job.proxies) {

@@ -7,24 +7,18 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use xfer::migrate::{Cost, HandOver, ItemClass, Rescue};
+use xfer::migrate::{HandOver, Rescue};
 use xfer::{Engine, EngineBuilder, Lane, Region};
 use xfer_transport_core::ticket::Ticket;
 
 use crate::Outcome;
+use crate::items::{LARGE_BYTES, SMALL_BYTES, activation, is_whole, state};
 
 /// Who takes over what, once rank 1 has left.
 const OWNERS_AFTER: [(&str, u32); 2] = [("layers 4-5", 0), ("layers 6-7", 2)];
 
-/// State that lands while the link is slow, and state that doesn't.
-const SMALL_BYTES: usize = 4 << 10;
-const LARGE_BYTES: usize = 4 << 20;
-
 /// What a program writes into memory that is its own again; no item looks like it.
 const CANARY: u8 = 0xc5;
-
-/// Longer than it takes to send it: an activation that is worth sending, and can be had again.
-const COMPUTE: Duration = Duration::from_secs(3600);
 
 /// The program: started again by the test with these words.
 pub fn main(rank: u32, arguments: &[String]) {
@@ -182,6 +176,7 @@ impl Player {
             "settled" => self.is_settled(number),
             "quiet" => self.is_quiet(),
             "late" => self.engine.endpoint().stats().late_bytes >= number,
+            "damaged" => self.engine.endpoint().stats().chunks_damaged >= number,
             "sent" => self.engine.endpoint().stats().lane(Lane::Rescue).sent_bytes >= number,
             "quarantined" => self.engine.endpoint().stats().quarantined_transfers >= number,
             _ => false,
@@ -360,53 +355,6 @@ fn limit_memory(more: u64) -> Outcome<()> {
     let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).ok_or("a process without a size")?;
     let limit = size.trim().trim_end_matches(" kB").parse::<u64>()? * 1024 + more;
     Ok(setrlimit(Resource::As, Rlimit { current: Some(limit), ..getrlimit(Resource::As) })?)
-}
-
-/// An irreplaceable item for `target`.
-fn state(target: u32, len_bytes: usize, in_arena: bool) -> Outcome<Rescue> {
-    let name = format!("state for {target}, {len_bytes} bytes");
-    Ok(Rescue {
-        region: region(pattern(&name, len_bytes), in_arena)?,
-        name,
-        class: ItemClass::Parameter,
-        target,
-        version: 7,
-        group: String::new(),
-        cost: Cost::Irreplaceable,
-    })
-}
-
-/// What a forward pass left for `target`.
-fn activation(target: u32, in_arena: bool) -> Outcome<Rescue> {
-    let name = format!("activation for {target}");
-    Ok(Rescue {
-        region: region(pattern(&name, LARGE_BYTES), in_arena)?,
-        name,
-        class: ItemClass::Saved,
-        cost: Cost::Compute { time: COMPUTE, from: Vec::new() },
-        ..state(target, 0, false)?
-    })
-}
-
-fn region(bytes: Vec<u8>, in_arena: bool) -> Outcome<Region> {
-    if !in_arena {
-        return Ok(Region::from_vec(bytes));
-    }
-    let region = Region::shared(bytes.len() as u64)?;
-    region.write_at(0, &bytes)?;
-    Ok(region)
-}
-
-/// Bytes that are different for each name and place.
-fn pattern(name: &str, len_bytes: usize) -> Vec<u8> {
-    let seed = name.bytes().fold(7_u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
-    (0..len_bytes as u64).map(|at| (at.wrapping_mul(0x9E37_79B9).wrapping_add(seed) >> 7) as u8).collect()
-}
-
-/// Whether these are an item's bytes, all from before a change or all from after it.
-fn is_whole(name: &str, bytes: &[u8]) -> bool {
-    let expected = pattern(name, bytes.len());
-    bytes == expected || bytes.iter().zip(&expected).all(|(found, before)| *found == !before)
 }
 
 fn millis(words: &mut SplitWhitespace<'_>) -> Outcome<Duration> {

@@ -90,9 +90,20 @@ fn advance(job: &mut Job, step: Step) -> Outcome<()> {
     Ok(())
 }
 
-/// Takes the steps that are left, as far as there is somebody to take them, until every process that is there knows the end.
-pub fn finish(job: &mut Job, step: Step) -> Outcome<()> {
+/// Lets nobody propose but the source, until it has: where both sides take each other for dead, either may come first, and one of
+/// two ends is right. The source is the one that has everything.
+fn source_first(job: &mut Job) -> Outcome<()> {
+    job.rank(SOURCE).ask(&format!("await outcome 0 {}", WAIT.as_millis()))?;
     job.pauses.release();
+    Ok(())
+}
+
+/// Takes the steps that are left, as far as there is somebody to take them, until every process that is there knows the end.
+pub fn finish(job: &mut Job, step: Step, parted: bool) -> Outcome<()> {
+    job.pauses.release();
+    if parted {
+        [OTHER, TARGET].iter().for_each(|rank| job.pauses.hold(*rank, "propose"));
+    }
     if step == Step::Handshake {
         job.together(&format!("connect {}", 3_000))?;
     }
@@ -110,6 +121,9 @@ pub fn finish(job: &mut Job, step: Step) -> Outcome<()> {
         }
     } else if step == Step::Handshake {
         return Ok(());
+    }
+    if parted {
+        source_first(job)?;
     }
     reports(job, &format!("await outcome 0 {}", WAIT.as_millis())).map(drop)
 }

@@ -32,6 +32,8 @@ pub fn fault(name: &str) -> Option<Fault> {
         "wrong_layout" => Fault::WrongLayout,
         "wall_clocks_jump" => Fault::ClocksJump,
         "target_stopped" => Fault::TargetStopped,
+        "ring_scribbled" => Fault::Scribble,
+        "connections_break" => Fault::SharedBreaks,
         "link_down" => Fault::LinkDown,
         "store_unreachable" => Fault::StoreUnreachable,
         "link_shaped" => Fault::LinkShaped,
