@@ -141,7 +141,8 @@ fn proxy(options: &ProxyOptions) -> Result<(), Failure> {
     let started = Proxy::start(options.listen, options.to, options.seed);
     let proxy = std::sync::Arc::new(started.map_err(|error: ProxyError| Failure::environment(error))?);
     let spoiling = std::sync::Arc::clone(&proxy);
-    let (callers, ways, faults) = (options.from.map_or(Callers::All, Callers::Rank), options.way, options.fault.clone());
+    let (callers, ways, faults) =
+        (options.from.map_or(Callers::All, Callers::Rank), options.way, options.fault.clone());
     let spoil = move || {
         for (way, asked) in [(Way::In, Ways::In), (Way::Out, Ways::Out)] {
             if ways == Ways::Both || ways == asked {

@@ -156,7 +156,9 @@ impl TargetRun {
                     pause::at("register", rank);
                     Some(Job::Allocated { migration, memory: allocate(&endpoint, migration.source, items) })
                 };
-                context.memory_worker.run(allocate, move |reason| Some(Job::Allocated { migration, memory: Err(reason) }));
+                context
+                    .memory_worker
+                    .run(allocate, move |reason| Some(Job::Allocated { migration, memory: Err(reason) }));
             }
             Output::Verify { item, crc32c } => {
                 let region = self.memory.get(&item).cloned();
