@@ -21,6 +21,7 @@ use crate::source::SourceRun;
 use crate::store::{Store, Swap, Version};
 use crate::target::TargetRun;
 use crate::trace::Ended;
+use crate::watch::{WATCH, look};
 use crate::worker::Worker;
 
 /// The channel of session messages on every endpoint.
@@ -28,9 +29,6 @@ pub(crate) const CHANNEL: Channel = Channel(2);
 
 /// How long the loop sleeps when no session has a timer.
 const IDLE: Duration = Duration::from_millis(500);
-
-/// How long one look at the store's generation waits there. Short, so that the watcher ends soon after its process's migrations.
-const WATCH: Duration = Duration::from_millis(500);
 
 /// How many migrations to this process may be under way: each holds memory, and more than a few at once is a mistake.
 const TARGETS_MAX: usize = 64;
@@ -199,7 +197,7 @@ fn watch_generation(store: Arc<dyn Store>, shared: &Arc<Shared>, mut version: Ve
     let alive = Arc::downgrade(shared);
     let watch = move || {
         while alive.strong_count() > 0 {
-            let job = match store.wait(GENERATION_KEY, version, WATCH) {
+            let job = match look(&*store, GENERATION_KEY, version) {
                 Ok(None) => continue,
                 Ok(Some(found)) => {
                     version = found.version;
@@ -210,14 +208,15 @@ fn watch_generation(store: Arc<dyn Store>, shared: &Arc<Shared>, mut version: Ve
                         }
                     }
                 }
-                Err(error) => {
-                    // A store that is gone stays gone for those who wait; ask again at leisure.
-                    thread::sleep(WATCH);
-                    Job::StoreLost { reason: error.to_string() }
-                }
+                Err(error) => Job::StoreLost { reason: error.to_string() },
             };
+            let is_lost = matches!(job, Job::StoreLost { .. });
             if jobs.send(job).is_err() {
                 return;
+            }
+            if is_lost {
+                // A store that is gone stays gone for those who wait; ask again at leisure.
+                thread::sleep(WATCH);
             }
         }
     };

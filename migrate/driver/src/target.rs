@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
 
 use xfer_migrate_core::session::{Event, Input, Output, TargetConfig, TargetSession};
 use xfer_migrate_core::{GenerationRecord, ItemId, MigrationId, Seal};
@@ -18,9 +17,7 @@ use crate::pause;
 use crate::report::{Moved, Timeline};
 use crate::store::{Store, Swap, Version};
 use crate::trace::{Ended, Trace, Trip};
-
-/// How long one look for a seal waits at the store; between two, the watcher sees whether it is still wanted.
-const WATCH: Duration = Duration::from_millis(500);
+use crate::watch::{WATCH, look};
 
 /// One migration to this process.
 pub(crate) struct TargetRun {
@@ -205,7 +202,7 @@ impl TargetRun {
         let migration = self.migration;
         let watch = move || {
             while !over.load(Ordering::Relaxed) {
-                match seal_at(&*store, &key, WATCH) {
+                match seal_at(&*store, &key) {
                     Ok(Some(seal)) => {
                         let _ = jobs.send(Job::SealSeen { migration, seal });
                         return;
@@ -311,8 +308,8 @@ fn publish(store: &dyn Store, key: &str, seal: &Seal) -> Result<Seal, String> {
     }
 }
 
-fn seal_at(store: &dyn Store, key: &str, timeout: Duration) -> Result<Option<Seal>, String> {
-    match store.wait(key, Version::ABSENT, timeout).map_err(|error| error.to_string())? {
+fn seal_at(store: &dyn Store, key: &str) -> Result<Option<Seal>, String> {
+    match look(store, key, Version::ABSENT).map_err(|error| error.to_string())? {
         Some(found) => Seal::decode(&found.value).map(Some).map_err(|error| error.to_string()),
         None => Ok(None),
     }
