@@ -43,10 +43,13 @@ demo: wheel ## trains a model on three processes, takes one away, and checks the
 
 test: lint test-rust sim test-python ## everything that must hold: what .ci/run runs
 
+# Real processes under faults mostly wait, for silence to become a death and for deadlines to pass: more of them run at once.
 test-rust: setup ## all Rust tests: unit, integration, fuzz corpora, tidy, doctests
 	$(call say,Rust tests (all crates))
 	@if .ci/nextest; then \
-	    PATH="$$(.ci/nextest --bin):$$PATH" $(cargo) nextest run --locked --workspace; \
+	    PATH="$$(.ci/nextest --bin):$$PATH" $(cargo) nextest run --locked --workspace -E 'not binary_id(xfer::real)' && \
+	    PATH="$$(.ci/nextest --bin):$$PATH" $(cargo) nextest run --locked --workspace -E 'binary_id(xfer::real)' \
+	        --test-threads $$((3 * $$(nproc))); \
 	else \
 	    $(cargo) test --locked --workspace --lib --bins --tests --examples; \
 	fi

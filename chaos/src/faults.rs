@@ -142,11 +142,14 @@ fn rule(name: &str, value: &str) -> Result<Rule, String> {
         "swap" => Action::Swap,
         "flip" => Action::FlipPayload,
         "garble" => Action::FlipHeader,
+        "oversize" => Action::Oversize,
+        "next-version" => Action::NextVersion,
         "truncate" => Action::Truncate,
         "reset" => Action::Reset,
         _ => {
             return Err(format!(
-                "`{name}` is no fault; there are delay, jitter, rate, stall, drop, duplicate, swap, flip, garble, truncate, reset"
+                "`{name}` is no fault; there are delay, jitter, rate, stall, drop, duplicate, swap, flip, garble, oversize, \
+                 next-version, truncate, reset"
             ));
         }
     };
@@ -177,6 +180,9 @@ mod tests {
         let rules: Vec<_> = found.rules.iter().map(|rule| (rule.action, rule.chance)).collect();
         assert_eq!(rules, [(Action::FlipPayload, 0.001), (Action::Reset, 1.0)]);
         assert!(read("stall").expect("sound").stalled);
+        let found = read("oversize=1,next-version=0.5").expect("sound");
+        let rules: Vec<_> = found.rules.iter().map(|rule| (rule.action, rule.chance)).collect();
+        assert_eq!(rules, [(Action::Oversize, 1.0), (Action::NextVersion, 0.5)]);
         for (wrong, says) in [
             ("fire", "no fault"),
             ("flip=2", "from 0 to 1"),

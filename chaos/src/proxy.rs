@@ -63,6 +63,8 @@ pub(crate) struct Connection {
     /// Who called, once it has said so.
     pub(crate) rank: OnceLock<u32>,
     pub(crate) over: AtomicBool,
+    /// Whether what passed last is to pass again: in, and out.
+    again: [AtomicBool; 2],
 }
 
 impl Proxy {
@@ -102,6 +104,17 @@ impl Proxy {
     pub fn heal(&self) {
         self.shared.told().faults.clear();
         self.shared.changed.notify_all();
+    }
+
+    /// On each open connection of `callers`, the chunk that passed `way` last passes once more, however long ago that was: what a network
+    /// would do that had kept it. Returns on how many connections.
+    pub fn replay(&self, callers: Callers, way: Way) -> usize {
+        let open: Vec<_> = self.shared.told().connections.iter().filter_map(std::sync::Weak::upgrade).collect();
+        let meant = |connection: &&Arc<Connection>| match callers {
+            Callers::All => true,
+            Callers::Rank(rank) => connection.rank.get() == Some(&rank),
+        };
+        open.iter().filter(meant).map(|connection| connection.again[way as usize].store(true, Ordering::SeqCst)).count()
     }
 
     /// Resets all connections that are open now.
@@ -163,6 +176,7 @@ impl Shared {
             behind,
             rank: OnceLock::new(),
             over: AtomicBool::new(false),
+            again: Default::default(),
         });
         let mut told = self.told();
         told.connections.retain(|connection| connection.strong_count() > 0);
@@ -189,6 +203,11 @@ impl Told {
 impl Connection {
     pub(crate) fn is_over(&self) -> bool {
         self.over.load(Ordering::SeqCst) || self.shared.is_stopped()
+    }
+
+    /// Whether what passed last is to pass again now; asks once.
+    pub(crate) fn is_again(&self, way: Way) -> bool {
+        self.again[way as usize].swap(false, Ordering::SeqCst)
     }
 
     /// What is to be done to a frame that passes now, with a number that chance gives for it.

@@ -63,7 +63,13 @@ fn read(connection: &Connection, way: Way, parcels: &SyncSender<Parcel>) {
     let mut bytes = vec![0; READ_BYTES];
     let mut cutter = Cutter::default();
     let mut held_back: Option<Vec<u8>> = None;
+    let mut last_chunk: Option<Vec<u8>> = None;
     while !connection.is_over() {
+        if let Some(chunk) = last_chunk.as_ref().filter(|_| connection.is_again(way))
+            && !send(connection, parcels, Parcel::Bytes(Instant::now(), chunk.clone()))
+        {
+            return;
+        }
         let len = match from.read(&mut bytes) {
             Ok(0) => break,
             Ok(len) => len,
@@ -76,6 +82,9 @@ fn read(connection: &Connection, way: Way, parcels: &SyncSender<Parcel>) {
         cutter.push(&bytes[..len]);
         while let Some(piece) = cutter.next() {
             introduce(connection, way, &piece);
+            if piece.header.is_some_and(|header| header.kind == FrameKind::Data) {
+                last_chunk = Some(piece.bytes.clone());
+            }
             if !pass(connection, way, parcels, piece, &mut held_back) {
                 return;
             }

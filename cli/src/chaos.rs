@@ -56,7 +56,7 @@ struct ProxyOptions {
     #[arg(long, value_name = "HOST:PORT")]
     to: SocketAddr,
     /// What is done, separated by commas: delay=20ms, jitter=5ms, rate=1MB/s, stall, and with a chance from 0 to 1 for each
-    /// frame: drop, duplicate, swap, flip, garble, truncate, reset (as in flip=0.001).
+    /// frame: drop, duplicate, swap, flip, garble, oversize, next-version, truncate, reset (as in flip=0.001).
     #[arg(long, value_name = "FAULTS", value_parser = faults)]
     fault: Faults,
     /// Which way: in to the process, out of it, or both.
@@ -140,16 +140,27 @@ fn proxy(options: &ProxyOptions) -> Result<(), Failure> {
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Failure::environment)?;
     let started = Proxy::start(options.listen, options.to, options.seed);
     let proxy = std::sync::Arc::new(started.map_err(|error: ProxyError| Failure::environment(error))?);
-    print(&format!("proxy listens at {}, leads to {}, seed {}\n", proxy.address(), options.to, options.seed));
-    let timed = std::sync::Arc::clone(&proxy);
-    let (callers, ways) = (options.from.map_or(Callers::All, Callers::Rank), options.way);
-    let (after, time, faults) = (options.after, options.time, options.fault.clone());
-    std::thread::spawn(move || {
-        std::thread::sleep(after);
+    let spoiling = std::sync::Arc::clone(&proxy);
+    let (callers, ways, faults) =
+        (options.from.map_or(Callers::All, Callers::Rank), options.way, options.fault.clone());
+    let spoil = move || {
         for (way, asked) in [(Way::In, Ways::In), (Way::Out, Ways::Out)] {
             if ways == Ways::Both || ways == asked {
-                timed.set(callers, way, faults.clone());
+                spoiling.set(callers, way, faults.clone());
             }
+        }
+    };
+    // What is to be in force from the start is so before anybody can learn where to call.
+    if options.after.is_zero() {
+        spoil();
+    }
+    print(&format!("proxy listens at {}, leads to {}, seed {}\n", proxy.address(), options.to, options.seed));
+    let timed = std::sync::Arc::clone(&proxy);
+    let (after, time) = (options.after, options.time);
+    std::thread::spawn(move || {
+        if !after.is_zero() {
+            std::thread::sleep(after);
+            spoil();
         }
         if !time.is_zero() {
             std::thread::sleep(time);

@@ -9,6 +9,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use xfer::store::records::{PeerClaim, peer_key};
 use xfer::store::{Exposure, Store, StoreServer, TcpStore, Version, host_name};
+use xfer_transport_core::frame::{FrameHeader, FrameKind};
+use xfer_transport_core::limits::FRAME_HEADER_BYTES;
 
 /// Long enough for a busy machine; no test that passes waits for it.
 const AMPLE: Duration = Duration::from_secs(30);
@@ -71,17 +73,23 @@ fn what_is_not_here_is_left_alone() {
     assert_eq!(nobody.status.code(), Some(1), "{nobody:?}");
 }
 
-#[test]
-fn a_proxy_leads_on_until_it_is_told_to_stop() {
-    let behind = TcpListener::bind("127.0.0.1:0").unwrap();
+/// `xfer chaos proxy` before `behind`, with what it says, and where it listens.
+fn proxy(behind: &TcpListener, fault: &str) -> (Child, impl BufRead + use<>, String) {
     let to = behind.local_addr().unwrap().to_string();
-    let arguments = ["chaos", "proxy", "--listen", "127.0.0.1:0", "--to", &to, "--fault", "delay=5ms", "--seed", "4"];
+    let arguments = ["chaos", "proxy", "--listen", "127.0.0.1:0", "--to", &to, "--fault", fault, "--seed", "4"];
     let mut command = Command::new(env!("CARGO_BIN_EXE_xfer"));
     let mut proxy = command.args(arguments).stdout(Stdio::piped()).spawn().unwrap();
     let mut out = BufReader::new(proxy.stdout.take().unwrap());
     let mut line = String::new();
     out.read_line(&mut line).unwrap();
     let address = line.split_whitespace().nth(3).unwrap().trim_end_matches(',').to_owned();
+    (proxy, out, address)
+}
+
+#[test]
+fn a_proxy_leads_on_until_it_is_told_to_stop() {
+    let behind = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (mut proxy, mut out, address) = proxy(&behind, "delay=5ms");
 
     let mut caller = TcpStream::connect(address).unwrap();
     caller.write_all(b"something").unwrap();
@@ -99,4 +107,24 @@ fn a_proxy_leads_on_until_it_is_told_to_stop() {
     let mut rest = String::new();
     out.read_to_string(&mut rest).unwrap();
     assert!(rest.contains("9 bytes passed, 0 frames spoiled"), "{rest}");
+}
+
+#[test]
+fn a_proxy_spoils_headers_that_stay_sound() {
+    for (fault, refused) in [("next-version=1", "version"), ("oversize=1", "over its limit")] {
+        let behind = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (mut proxy, _out, address) = proxy(&behind, fault);
+        let mut caller = TcpStream::connect(address).unwrap();
+        let payload = b"something";
+        let header = FrameHeader::for_payload(FrameKind::Message, payload).encode();
+        caller.write_all(&[&header[..], payload].concat()).unwrap();
+        let (mut called, _) = behind.accept().unwrap();
+        called.set_read_timeout(Some(AMPLE)).unwrap();
+        let mut heard = [0; FRAME_HEADER_BYTES];
+        called.read_exact(&mut heard).unwrap();
+        let error = FrameHeader::decode(&heard).expect_err(fault).to_string();
+        assert!(error.contains(refused), "{fault}: {error}");
+        kill_process(Pid::from_child(&proxy), Signal::TERM).unwrap();
+        assert!(proxy.wait().unwrap().success());
+    }
 }

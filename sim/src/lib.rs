@@ -19,7 +19,6 @@ pub mod client;
 pub mod endpoint;
 pub mod happening;
 pub mod matrix;
-pub mod matrix_document;
 pub mod memory;
 pub mod network;
 pub mod node;
@@ -29,10 +28,11 @@ pub mod planted;
 pub mod random;
 pub mod scenario;
 pub mod shard;
-pub mod step;
 pub mod store;
 pub mod trace;
 pub mod world;
+
+pub use xfer_faults::step;
 
 /// The commit that this was built from, as far as the build knew.
 pub const COMMIT: &str = match option_env!("XFER_SIM_COMMIT") {

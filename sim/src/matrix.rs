@@ -1,76 +1,15 @@
-//! The fault matrix: every fault at every step, with the outcome that is required of it.
+//! The fault matrix in the simulator: every fault at every step is staged, and must end as the matrix requires.
 
 mod pairs;
 mod stage;
-mod table;
 
-use std::fmt;
-
+use xfer_faults::{Fault, Required, Simulated, VARIANTS};
 use xfer_migrate_core::GenerationKind;
 
 use crate::step::Step;
 use crate::world::{Outcome, run};
 
-pub use pairs::{PAIRED, Pair, pairs};
-pub use table::{FAULTS, Fault};
-
-/// Runs of each cell, with other lengths, delays and connections.
-pub const VARIANTS: u64 = 3;
-
-/// Who stages a cell beside the simulator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Where {
-    /// Only the simulator.
-    Simulator,
-    /// Real processes, too.
-    Real,
-}
-
-/// What is required of a cell, besides every promise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Required {
-    /// The targets own what the source owned.
-    Commits,
-    /// The source owns what it owned: it stays, or nothing was decided.
-    RollsBack,
-    /// The new owners go back to a checkpoint, and the record says what is missing and why.
-    Restores,
-    /// What must not be is refused, and the refusal says what and who.
-    Refuses,
-    /// What can't be proven to be over is held back.
-    Quarantines,
-    /// There is no such backend, kind of memory or journal yet.
-    Later,
-}
-
-impl Required {
-    /// The words for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Commits => "commits",
-            Self::RollsBack => "rolls back to source",
-            Self::Restores => "expires with prefix",
-            Self::Refuses => "refuses by name",
-            Self::Quarantines => "quarantines",
-            Self::Later => "later",
-        }
-    }
-}
-
-impl fmt::Display for Required {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-/// One fault at one step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cell {
-    /// Who stages it.
-    pub place: Where,
-    /// What is required.
-    pub required: Required,
-}
+pub use pairs::{Pair, pairs};
 
 /// What became of a cell.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,11 +18,21 @@ pub struct Verdict {
     pub wrong: Option<String>,
 }
 
+/// All cells that are staged, with what is required of them.
+pub fn staged() -> impl Iterator<Item = (&'static Fault, Step, Required)> {
+    xfer_faults::FAULTS.iter().flat_map(|fault| {
+        fault.at_steps().filter_map(move |(step, cell)| match cell.simulated {
+            Simulated::Ends(required) => Some((fault, step, required)),
+            Simulated::Absent(_) => None,
+        })
+    })
+}
+
 /// Runs all variants of a cell.
-pub fn judge(fault: &Fault, step: Step, cell: Cell) -> Verdict {
+pub fn judge(fault: &Fault, step: Step, required: Required) -> Verdict {
     let wrong = (0..VARIANTS).find_map(|variant| {
         let outcome = run(stage::scenario(fault.id, step, variant), false);
-        wrong_with(&outcome, step, cell.required).map(|how| format!("variant {variant}: {how}"))
+        wrong_with(&outcome, step, required).map(|how| format!("variant {variant}: {how}"))
     });
     Verdict { wrong }
 }
@@ -100,10 +49,10 @@ fn wrong_with(outcome: &Outcome, step: Step, required: Required) -> Option<Strin
     let is_so = match required {
         Required::Commits => ended(outcome) == Some(GenerationKind::Handoff),
         Required::RollsBack => matches!(ended(outcome), None | Some(GenerationKind::Withdrawn)),
+        Required::Undecided(_) => ended(outcome).is_none(),
         Required::Restores => ended(outcome) == Some(GenerationKind::Restore),
-        Required::Refuses => seen.rejects + seen.refusals + seen.violations > 0,
+        Required::Refuses(_) => seen.rejects + seen.refusals + seen.violations > 0,
         Required::Quarantines => seen.quarantines > 0,
-        Required::Later => true,
     };
     (!is_so).then(|| format!("{required} is required, and it {}", observed(outcome)))
 }
@@ -146,16 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_has_as_many_cells_as_it_says() {
-        let cells: Vec<Cell> = FAULTS.iter().flat_map(|fault| fault.cells.iter().flatten()).copied().collect();
-        let real = cells.iter().filter(|cell| cell.place == Where::Real).count();
-        assert_eq!((FAULTS.len(), cells.len(), real), (36, 236, 147));
-    }
-
-    #[test]
     fn a_cell_that_does_something_else_is_found() {
-        let fault = &FAULTS[0];
-        let cell = Cell { place: Where::Simulator, required: Required::Quarantines };
-        assert!(judge(fault, Step::Bulk, cell).wrong.is_some());
+        assert!(judge(&xfer_faults::FAULTS[0], Step::Bulk, Required::Quarantines).wrong.is_some());
     }
 }

@@ -2,26 +2,29 @@
 
 use serde_json::Value;
 use xfer::migrate::{GenerationKind, GenerationRecord};
+use xfer_faults::Required;
 
-use crate::Outcome;
 use crate::job::{Job, OTHER, SOURCE};
-use crate::table::Required;
+use crate::{Outcome, ledger};
 
 /// Holds `reports` of all processes that are left, and the store's record, against the promises and what is required.
-pub fn check(job: &Job, reports: &[Value], required: Required) -> Outcome<()> {
-    let record = match required {
-        Required::Undecided(_) => None,
-        _ => job.generation()?,
-    };
+pub fn check(job: &mut Job, reports: &[Value], required: Required) -> Outcome<()> {
+    let record = job.generation()?;
+    let job = &*job;
+    ledger::agree(job, record.as_ref(), reports)?;
     no_byte_is_wrong(reports)?;
     one_owner(record.as_ref(), reports)?;
     one_end(reports)?;
     match required {
         Required::Commits => decided(job, record.as_ref(), reports, GenerationKind::Handoff),
-        Required::Expires => decided(job, record.as_ref(), reports, GenerationKind::Restore),
+        Required::Restores => decided(job, record.as_ref(), reports, GenerationKind::Restore),
         Required::RollsBack => decided(job, record.as_ref(), reports, GenerationKind::Withdrawn),
         Required::Refuses(words) => refused(job, record.as_ref(), reports, words),
         Required::Undecided(words) => undecided(reports, words),
+        Required::Quarantines => {
+            decided(job, record.as_ref(), reports, GenerationKind::Withdrawn)?;
+            quarantined(reports)
+        }
     }
 }
 
@@ -114,6 +117,16 @@ fn refused(job: &Job, record: Option<&GenerationRecord>, reports: &[Value], word
     match said.iter().any(|said| said.contains(words)) {
         true => Ok(()),
         false => Err(format!("nobody says `{words}`: {said:?}, {reports:?}").into()),
+    }
+}
+
+/// What could not be proven to be over was held back, and was given back once it was.
+fn quarantined(reports: &[Value]) -> Outcome<()> {
+    let held = |report: &Value| report["quarantined_transfers"].as_u64() > Some(0);
+    let still = |report: &Value| report["quarantined_bytes"].as_u64() != Some(0);
+    match reports.iter().any(held) && !reports.iter().any(still) {
+        true => Ok(()),
+        false => Err(format!("nothing was held back, or still is: {reports:?}").into()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A job of real processes: the store and three ranks, each told what to do line by line.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -12,7 +12,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 use xfer::migrate::GenerationRecord;
 use xfer::store::{Exposure, Store, StoreServer, TcpStore};
+use xfer_faults::Over;
 
+use crate::clock;
+use crate::namespaces::Namespaces;
 use crate::net::Proxies;
 use crate::pauses::Pauses;
 use crate::{Outcome, WAIT};
@@ -95,6 +98,10 @@ impl Process {
         Ok(())
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn is_there(&self) -> bool {
         !self.dead && !self.stopped
     }
@@ -129,8 +136,14 @@ impl Drop for Process {
 }
 
 /// How a job differs from the usual one.
-#[derive(Default, Clone)]
+#[derive(Default)]
 pub struct Setup {
+    /// Whether what moves over shared memory lies in ordinary memory, and goes through rings.
+    pub in_rings: bool,
+    /// Whether each rank has a wall clock of its own.
+    pub clocks: bool,
+    /// An address that somebody else listens on.
+    pub taken: Option<TcpListener>,
     /// Words for the program of the rank that something is done to.
     pub target_arguments: Vec<String>,
     /// Its environment.
@@ -140,11 +153,16 @@ pub struct Setup {
 /// The store and the ranks of the founding case.
 pub struct Job {
     pub setup: Setup,
+    pub over: Over,
     pub ranks: Vec<Process>,
     pub store: Option<StoreProcess>,
     pub pauses: Pauses,
     /// What the connections lead through, if they do.
     pub proxies: Option<Proxies>,
+    /// Where each process has its own network, if it has.
+    pub namespaces: Option<Namespaces>,
+    /// What the store held before it was killed.
+    pub last_record: Option<GenerationRecord>,
     /// Who can't come to know the end before the fault is lifted.
     pub unknowing: Option<u32>,
     /// Connections of people who are no members.
@@ -153,7 +171,7 @@ pub struct Job {
     pub attempts: u64,
     /// Sentences with which something was refused on the way.
     pub refusals: Vec<String>,
-    _folder: TempDir,
+    pub folder: TempDir,
 }
 
 pub struct StoreProcess {
@@ -163,13 +181,16 @@ pub struct StoreProcess {
 
 impl Job {
     /// Starts the processes; they don't know each other yet.
-    pub fn start(setup: Setup, proxied: bool) -> Outcome<Self> {
+    pub fn start(setup: Setup, over: Over, proxied: bool) -> Outcome<Self> {
         let folder = tempfile::tempdir()?;
         let pauses = Pauses::start(folder.path())?;
-        let store = start_store()?;
+        let namespaces = if over == Over::Namespaces { Some(Namespaces::start()?) } else { None };
+        let store = start_store(namespaces.as_ref())?;
         let proxies = if proxied { Some(Proxies::start(store.address)?) } else { None };
         let mut job = Self {
             proxies,
+            over,
+            last_record: None,
             unknowing: None,
             strangers: Vec::new(),
             setup,
@@ -178,7 +199,8 @@ impl Job {
             pauses,
             attempts: 0,
             refusals: Vec::new(),
-            _folder: folder,
+            folder,
+            namespaces,
         };
         for rank in 0..3 {
             let process = job.launch(rank)?;
@@ -195,15 +217,26 @@ impl Job {
         let store = self.store.as_ref().ok_or("there is no store")?.address;
         let through = self.proxies.as_ref().map(|proxies| &proxies.stores[rank as usize]);
         let store = through.map_or(store, |proxy| proxy.address()).to_string();
-        let mut command = program(&["rank", &rank.to_string()])?;
+        let mut command = program(&["rank", &rank.to_string()], self.namespaces.as_ref().map(|all| all.rank(rank)))?;
         command.env("XFER_STORE", &store).env("XFER_CHUNK", "64KiB").env("XFER_STORE_TIMEOUT", "2s");
-        // Shared memory would lead past the proxies.
-        command.env("XFER_TRANSPORTS", "tcp");
+        match self.over {
+            // Shared memory would lead past the proxies.
+            Over::Tcp => command.env("XFER_TRANSPORTS", "tcp"),
+            Over::Shm if self.setup.in_rings => command.env("XFER_TRANSPORTS", "shm,tcp"),
+            Over::Shm => command.env("XFER_TRANSPORTS", "shm,tcp").arg("arena=yes"),
+            Over::Namespaces => command
+                .env("XFER_TRANSPORTS", "tcp")
+                .env("XFER_BIND", Namespaces::address(rank).to_string())
+                .env("XFER_INSECURE", "1"),
+        };
         let (name, path) = self.pauses.variable();
         command.env(name, path);
         if let Some(proxies) = &self.proxies {
             let proxy = proxies.ranks[rank as usize].address().to_string();
             command.env("XFER_BIND", proxies.behind(rank).to_string()).env("XFER_ADVERTISE", proxy);
+        }
+        if self.setup.clocks {
+            clock::give(&mut command, self.folder.path(), rank)?;
         }
         if rank == TARGET {
             command.args(&self.setup.target_arguments).envs(self.setup.target_environment.iter().cloned());
@@ -240,31 +273,85 @@ impl Job {
         Ok(())
     }
 
-    /// What the store holds now: the truth about who owns what.
-    pub fn generation(&self) -> Outcome<Option<GenerationRecord>> {
-        let Some(store) = &self.store else { return Ok(None) };
-        let store = TcpStore::connect(&store.address.to_string(), WAIT)?;
-        let found = store.get("generation")?;
-        Ok(found.map(|found| GenerationRecord::decode(&found.value)).transpose()?)
+    /// What the store holds now, or held last: the truth about who owns what.
+    pub fn generation(&mut self) -> Outcome<Option<GenerationRecord>> {
+        match &mut self.store {
+            Some(store) if store.process.is_there() => store.generation(),
+            _ => Ok(self.last_record.clone()),
+        }
+    }
+
+    /// Everybody who knows the end uses what was migrated for something else.
+    pub fn fill(&mut self) -> Outcome<()> {
+        let mut there = self.ranks.iter_mut().filter(|process| process.is_there());
+        there.try_for_each(|process| process.ask("fill").map(drop))
+    }
+
+    /// Ends every process that is left, and what they ran in; an error if one is left after all.
+    pub fn end(&mut self) -> Outcome<()> {
+        let store = self.store.iter_mut().map(|store| &mut store.process);
+        // The ranks first: one that leaves tells the store so.
+        for process in self.ranks.iter_mut().chain(store).filter(|process| !process.dead) {
+            process.end()?;
+        }
+        self.namespaces.take().map_or(Ok(()), Namespaces::end)
     }
 }
 
-fn start_store() -> Outcome<StoreProcess> {
-    let mut process = Process::start("the store".to_owned(), program(&["store"])?)?;
+impl StoreProcess {
+    /// Asked of the process itself, which alone can be reached from wherever it is.
+    fn generation(&mut self) -> Outcome<Option<GenerationRecord>> {
+        let held = self.process.ask("generation")?;
+        let Some(bytes) = held["record"].as_array() else { return Ok(None) };
+        let bytes: Vec<u8> = bytes.iter().filter_map(|byte| byte.as_u64()).map(|byte| byte as u8).collect();
+        Ok(Some(GenerationRecord::decode(&bytes)?))
+    }
+}
+
+fn start_store(namespaces: Option<&Namespaces>) -> Outcome<StoreProcess> {
+    let listen = match namespaces {
+        Some(_) => Namespaces::store_address(),
+        None => SocketAddr::from(([127, 0, 0, 1], 0)),
+    };
+    let command = program(&["store", &listen.to_string()], namespaces.map(Namespaces::store))?;
+    let mut process = Process::start("the store".to_owned(), command)?;
     let address = process.answer()?["ready"].as_str().unwrap_or_default().parse()?;
     Ok(StoreProcess { process, address })
 }
 
-/// This very program, to play another part.
-fn program(words: &[&str]) -> Outcome<Command> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(words).env("XFER_LOG", "off");
+/// This very program, to play another part, in a network of its own if one is named.
+fn program(words: &[&str], namespace: Option<&str>) -> Outcome<Command> {
+    let program = std::env::current_exe()?;
+    let mut command = match namespace {
+        None => Command::new(program),
+        Some(name) => {
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", name]).arg(program);
+            command
+        }
+    };
+    command.args(words);
+    // Whoever looks for a reason sets the variable.
+    if std::env::var_os("XFER_LOG").is_none() {
+        command.env("XFER_LOG", "off");
+    }
     Ok(command)
 }
 
-/// The store as a process of its own, until its input ends.
-pub fn serve_store() {
-    let server = StoreServer::bind(([127, 0, 0, 1], 0).into(), Exposure::LoopbackOnly).expect("a free port");
-    println!("{}", serde_json::json!({ "ready": server.local_addr().to_string() }));
-    let _ = std::io::stdin().lock().lines().count();
+/// The store as a process of its own, until its input ends; says what it holds when it is asked.
+pub fn serve_store(listen: &str) {
+    let listen: SocketAddr = listen.parse().expect("real store ADDRESS");
+    // Off the loopback it stands in a network that this job has for itself.
+    let exposure = if listen.ip().is_loopback() { Exposure::LoopbackOnly } else { Exposure::AnyInterface };
+    let server = StoreServer::bind(listen, exposure).expect("a free port");
+    let address = server.local_addr().to_string();
+    println!("{}", serde_json::json!({ "ready": address }));
+    for _ in std::io::stdin().lock().lines() {
+        let found = TcpStore::connect(&address, WAIT).and_then(|store| store.get("generation"));
+        let answer = match found {
+            Ok(found) => serde_json::json!({ "record": found.map(|found| found.value.to_vec()) }),
+            Err(error) => serde_json::json!({ "error": error.to_string() }),
+        };
+        println!("{answer}");
+    }
 }

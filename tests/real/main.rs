@@ -5,21 +5,27 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod clock;
 mod faults;
+mod items;
 mod job;
+mod ledger;
+mod namespaces;
 mod net;
 mod pauses;
 mod rank;
+mod shared;
 mod stage;
-mod table;
+mod staging;
 
 use std::error::Error;
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use xfer_faults::{ABSENT, Over, ROWS, Required, Step};
 
+use faults::Fault;
 use job::Job;
-use table::{ABSENT, ROWS, Required, Row, Step};
 
 /// Longer than any step takes, short enough for one that hangs.
 pub const WAIT: Duration = Duration::from_secs(20);
@@ -34,7 +40,7 @@ fn main() {
             let rank = rest.first().and_then(|word| word.parse().ok()).expect("real rank N");
             rank::main(rank, &rest[1..]);
         }
-        Some((part, _)) if part == "store" => job::serve_store(),
+        Some((part, rest)) if part == "store" => job::serve_store(rest.first().expect("real store ADDRESS")),
         Some((part, _)) if part == "matrix" => matrix(),
         _ => libtest_mimic::run(&Arguments::from_args(), trials()).exit(),
     }
@@ -44,7 +50,7 @@ fn main() {
 fn matrix() {
     for row in ROWS {
         for (step, required) in row.cells {
-            println!("{} {:24} {:10} {required:?}", row.fault, row.name, format!("{step:?}"));
+            println!("{} {:24} {step:10} {required:?}", row.fault, row.name);
         }
     }
     for absent in ABSENT {
@@ -53,28 +59,39 @@ fn matrix() {
 }
 
 fn trials() -> Vec<Trial> {
-    let cells = ROWS.iter().flat_map(|row| row.cells.iter().map(move |(step, required)| (row, *step, *required)));
-    cells
-        .map(|(row, step, required)| {
-            let name = format!("tcp::{}_{}::{}", row.fault, row.name, format!("{step:?}").to_lowercase());
-            Trial::test(name, move || run(row, step, required).map_err(|error| Failed::from(error.to_string())))
-        })
-        .collect()
+    let mut trials = Vec::new();
+    for row in ROWS {
+        let fault = staging::fault(row.name);
+        for (over, (step, required)) in
+            row.over.iter().flat_map(|over| row.cells.iter().map(move |cell| (*over, *cell)))
+        {
+            let name = format!("{}::{}_{}::{step}", over.name(), row.fault, row.name);
+            trials.push(Trial::test(name, move || {
+                let fault = fault.ok_or_else(|| format!("nobody knows how to stage `{}`", row.name))?;
+                run(fault, over, step, required).map_err(|error| Failed::from(error.to_string()))
+            }));
+        }
+    }
+    trials
 }
 
 /// One cell: to its step, the fault, and on to an end that is the required one.
-fn run(row: &Row, step: Step, required: Required) -> Outcome<()> {
-    let mut job = Job::start(row.how.setup(), row.proxied)?;
+fn run(fault: Fault, over: Over, step: Step, required: Required) -> Outcome<()> {
+    if let Some(reason) = fault.missing() {
+        println!("skipped: {reason}");
+        return Ok(());
+    }
+    let mut job = Job::start(fault.setup()?, over, fault.is_on_the_wire())?;
     stage::reach(&mut job, step)?;
-    row.how.inject(&mut job, step)?;
-    let mut reports = stage::finish(&mut job, step)?;
-    if row.how.lift(&mut job)? {
-        reports = stage::settle(&mut job)?;
+    fault.inject(&mut job, step)?;
+    stage::finish(&mut job, step, fault.parts(step))?;
+    // From here on, who knows the end has other things in the memory that was migrated.
+    job.fill()?;
+    if fault.lift(&mut job)? {
+        stage::settle(&mut job)?;
     }
-    check::check(&job, &reports, required)?;
+    let reports = stage::quiet(&mut job)?;
+    check::check(&mut job, &reports, required)?;
     // P9: every process that is left ends when it is told to.
-    for process in job.ranks.iter_mut().filter(|process| process.is_there()) {
-        process.end()?;
-    }
-    Ok(())
+    job.end()
 }

@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use xfer_chaos::{Action, Callers, Faults, Proxy, Rule, Way};
+use xfer_faults::Step;
 use xfer_transport_core::PeerId;
 use xfer_transport_core::frame::{FrameHeader, FrameKind};
 use xfer_transport_core::limits::FRAME_HEADER_BYTES;
 use xfer_transport_core::message::{Greeting, Hello, LinkRole, RejectReason};
 
+use crate::faults::cut_off;
 use crate::job::{Job, OTHER, SOURCE, TARGET};
-use crate::table::Step;
 use crate::{Outcome, WAIT};
 
 /// What is done.
@@ -34,6 +35,12 @@ pub enum Net {
     Once(Action, FrameKind),
     /// Something is done to each frame that the target sends to the source.
     Always(Action, FrameKind),
+    /// The target comes back as a later version would: its connections break, and new ones are greeted so.
+    NextVersion,
+    /// What the source sends arrives late: when the notice was taken back, and the memory is in use for something else.
+    Late,
+    /// The last chunk that the source has sent to the target passes once more.
+    Replay,
     /// What the source sends is taken slowly, and time is plenty.
     SlowReader,
     /// Somebody who is nobody calls a rank.
@@ -139,18 +146,12 @@ impl Net {
                 [Way::In, Way::Out].iter().for_each(|way| proxies.set_source(*way, &Faults::stalled()));
                 let stores = &proxies.stores[SOURCE as usize];
                 [Way::In, Way::Out].iter().for_each(|way| stores.set(Callers::All, *way, Faults::stalled()));
-                gone(job, step, &[(OTHER, SOURCE), (TARGET, SOURCE), (SOURCE, TARGET)])
+                cut_off(job, step)
             }
             Self::OneWay => {
                 proxies.ranks[SOURCE as usize].set(Callers::Rank(TARGET), Way::In, Faults::stalled());
                 gone(job, step, &[(SOURCE, TARGET)])?;
-                match step {
-                    // The target is alive and would go on: the source is given the time to act first.
-                    Step::Verify | Step::Commit => {
-                        job.rank(SOURCE).ask(&format!("await outcome 0 {}", WAIT.as_millis())).map(drop)
-                    }
-                    _ => Ok(()),
-                }
+                given_time(job, step)
             }
             Self::StoreCut => {
                 let stores = &proxies.stores[SOURCE as usize];
@@ -189,6 +190,34 @@ impl Net {
                 proxies.ranks[SOURCE as usize].set(Callers::Rank(TARGET), Way::In, Faults::rule(rule));
                 Ok(())
             }
+            Self::NextVersion => {
+                let rule = Rule::always(Action::NextVersion, Some(FrameKind::Greeting));
+                proxies.ranks[SOURCE as usize].set(Callers::Rank(TARGET), Way::In, Faults::rule(rule));
+                proxies.ranks[SOURCE as usize].reset();
+                gone(job, step, &[(SOURCE, TARGET), (TARGET, SOURCE)])?;
+                given_time(job, step)
+            }
+            Self::Late => {
+                proxies.set_source(Way::Out, &Faults { delay: LATE_BY, ..Faults::default() });
+                job.rank(SOURCE).ask("withdraw")?;
+                for rank in [SOURCE, OTHER, TARGET] {
+                    job.rank(rank).ask(&format!("await outcome 0 {}", WAIT.as_millis()))?;
+                }
+                job.fill()
+            }
+            Self::Replay => {
+                if step == Step::Release {
+                    for rank in [SOURCE, OTHER, TARGET] {
+                        job.rank(rank).ask(&format!("await outcome 0 {}", WAIT.as_millis()))?;
+                    }
+                    job.fill()?;
+                }
+                let proxy = &job.proxies.as_ref().ok_or("no proxies")?.ranks[SOURCE as usize];
+                if proxy.replay(Callers::Rank(TARGET), Way::Out) == 0 {
+                    return Err("there is no connection that anything passed on".into());
+                }
+                job.rank(TARGET).ask(&format!("await late 1 {}", WAIT.as_millis())).map(drop)
+            }
             Self::SlowReader => {
                 proxies.set_source(Way::Out, &Faults { bytes_per_s: Some(8_000_000), ..Faults::default() });
                 Ok(())
@@ -201,6 +230,12 @@ impl Net {
         }
     }
 
+    /// Whether it ends the connections between source and target, and they stay ended.
+    pub fn parts(self) -> bool {
+        let violation = matches!(self, Self::Once(Action::FlipHeader | Action::Oversize, _));
+        violation || matches!(self, Self::Once(Action::FlipPayload, FrameKind::Message) | Self::NextVersion)
+    }
+
     /// Undoes it, if the others' end comes first; whether it did.
     pub fn lift(self, job: &Job) -> bool {
         if let (Self::Cut | Self::OneWay | Self::StoreCut, Some(proxies)) = (self, &job.proxies) {
@@ -211,8 +246,19 @@ impl Net {
     }
 }
 
+/// How much later what is late arrives: long after a notice is taken back, sooner than its sender is taken for dead.
+const LATE_BY: Duration = Duration::from_millis(300);
+
+/// Where the target is alive and would go on, the source is given the time to act first.
+fn given_time(job: &mut Job, step: Step) -> Outcome<()> {
+    match step {
+        Step::Verify | Step::Commit => job.rank(SOURCE).ask(&format!("await outcome 0 {}", WAIT.as_millis())).map(drop),
+        _ => Ok(()),
+    }
+}
+
 /// Waits until each first rank takes the second for dead.
-fn gone(job: &mut Job, step: Step, pairs: &[(u32, u32)]) -> Outcome<()> {
+pub fn gone(job: &mut Job, step: Step, pairs: &[(u32, u32)]) -> Outcome<()> {
     if step == Step::Handshake {
         return Ok(());
     }

@@ -27,6 +27,8 @@ struct Shared {
 struct State {
     /// Moments at which whoever reaches them is to be held.
     wanted: HashSet<Moment>,
+    /// Moments at which the next thread that reaches them panics.
+    broken: HashSet<Moment>,
     held: HashMap<Moment, Vec<UnixStream>>,
 }
 
@@ -50,6 +52,17 @@ impl Pauses {
         self.shared.lock().wanted.insert((rank, moment.to_owned()));
     }
 
+    /// The next thread of `rank` that comes to `moment` panics there; whoever is held there does so now.
+    pub fn break_at(&self, rank: u32, moment: &str) {
+        let key = (rank, moment.to_owned());
+        let mut state = self.shared.lock();
+        state.wanted.remove(&key);
+        match state.held.remove(&key).and_then(|mut held| held.pop()) {
+            Some(stream) => answer(&stream, PANIC),
+            None => _ = state.broken.insert(key),
+        }
+    }
+
     /// Waits until `rank` is held at `moment`.
     pub fn reached(&self, rank: u32, moment: &str) -> Outcome<()> {
         let key = (rank, moment.to_owned());
@@ -67,6 +80,15 @@ impl Pauses {
     }
 }
 
+/// What a process is answered.
+const GO_ON: &[u8] = b"\n";
+const PANIC: &[u8] = b"p";
+
+fn answer(mut stream: &UnixStream, words: &[u8]) {
+    // A process that has died meanwhile needs no answer.
+    let _ = stream.write_all(words);
+}
+
 impl Shared {
     fn arrived(&self, stream: UnixStream) {
         let mut line = String::new();
@@ -77,12 +99,13 @@ impl Shared {
         let Ok(rank) = rank.parse() else { return };
         let key = (rank, moment.to_owned());
         let mut state = self.lock();
-        if state.wanted.contains(&key) {
+        if state.broken.remove(&key) {
+            answer(&stream, PANIC);
+        } else if state.wanted.contains(&key) {
             state.held.entry(key).or_default().push(stream);
             self.changed.notify_all();
         } else {
-            // A process that has died meanwhile needs no answer.
-            let _ = (&stream).write_all(b"\n");
+            answer(&stream, GO_ON);
         }
     }
 

@@ -4,24 +4,21 @@ use std::io::{BufRead, Write, stdin, stdout};
 use std::str::SplitWhitespace;
 use std::sync::Mutex;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use xfer::migrate::{Cost, HandOver, ItemClass, Rescue};
-use xfer::{Engine, EngineBuilder, Region};
+use xfer::migrate::{HandOver, Rescue};
+use xfer::{Engine, EngineBuilder, Lane, Region};
 use xfer_transport_core::ticket::Ticket;
 
 use crate::Outcome;
+use crate::items::{LARGE_BYTES, SMALL_BYTES, activation, is_whole, state};
 
 /// Who takes over what, once rank 1 has left.
 const OWNERS_AFTER: [(&str, u32); 2] = [("layers 4-5", 0), ("layers 6-7", 2)];
 
-/// State that lands while the link is slow, and state that doesn't.
-const SMALL_BYTES: usize = 4 << 10;
-const LARGE_BYTES: usize = 4 << 20;
-
-/// Longer than it takes to send it: an activation that is worth sending, and can be had again.
-const COMPUTE: Duration = Duration::from_secs(3600);
+/// What a program writes into memory that is its own again; no item looks like it.
+const CANARY: u8 = 0xc5;
 
 /// The program: started again by the test with these words.
 pub fn main(rank: u32, arguments: &[String]) {
@@ -49,22 +46,51 @@ pub fn main(rank: u32, arguments: &[String]) {
 
 fn start(rank: u32, arguments: &[String]) -> Outcome<Player> {
     let mut builder = EngineBuilder::new(rank, 3)?.host_store(false);
+    let mut in_arena = false;
     for argument in arguments {
         match argument.split_once('=') {
             Some(("memory", bytes)) => builder = builder.memory_limit_bytes(bytes.parse()?),
             Some(("files", count)) => limit_files(count.parse()?)?,
+            Some(("arena", _)) => in_arena = true,
             _ => return Err(format!("`{argument}` is unknown").into()),
         }
     }
-    Ok(Player { engine: builder.start()?, sources: Mutex::default(), open: Mutex::default() })
+    Ok(Player {
+        engine: builder.start()?,
+        in_arena,
+        sources: Mutex::default(),
+        given_back: Mutex::default(),
+        open: Mutex::default(),
+    })
 }
 
 struct Player {
     engine: Engine,
+    /// Whether what is offered lies where other processes of the machine can read it.
+    in_arena: bool,
     /// What was offered, for changing it while it is sent.
     sources: Mutex<Vec<Region>>,
+    /// What a migration that has ended left here: the program's own again.
+    given_back: Mutex<GivenBack>,
     /// Files that use up the process's descriptors.
     open: Mutex<Vec<std::fs::File>>,
+}
+
+/// Memory that the program has used for something else since.
+#[derive(Default)]
+struct GivenBack {
+    /// Whether that of the migration that is looked at is among it.
+    current: bool,
+    /// Which, and the byte that is all over it.
+    regions: Vec<(String, Region, u8)>,
+}
+
+impl GivenBack {
+    fn put(&mut self, name: String, region: Region, byte: u8) -> Outcome<()> {
+        region.write_at(0, &vec![byte; region.len_bytes() as usize])?;
+        self.regions.push((name, region, byte));
+        Ok(())
+    }
 }
 
 impl Player {
@@ -86,7 +112,13 @@ impl Player {
             "notice" => self.engine.raise_notice("test", millis(&mut words)?)?,
             "watch" => self.engine.watch_notices(self.engine.notice_source("signal", Some(millis(&mut words)?))?)?,
             "limit" => self.engine.endpoint().set_egress_limit(words.next().and_then(|word| word.parse().ok())),
-            "dismiss" => self.engine.dismiss(),
+            "dismiss" => {
+                self.engine.dismiss();
+                lock(&self.given_back).current = false;
+            }
+            "fill" => self.fill()?,
+            "memory" => limit_memory(words.next().unwrap_or_default().parse()?)?,
+            "clock" => return Ok(json!({ "seconds": SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() })),
             "await" => return self.wait(&mut words),
             "report" => return Ok(self.report()),
             "change" => self.change()?,
@@ -108,11 +140,15 @@ impl Player {
     }
 
     fn offer(&self, what: &str) -> Outcome<()> {
+        let state = |target, len_bytes| state(target, len_bytes, self.in_arena);
         let items: Vec<Rescue> = match what {
             "state" => [(0, SMALL_BYTES), (2, SMALL_BYTES), (0, LARGE_BYTES), (2, LARGE_BYTES)]
                 .map(|(target, len_bytes)| state(target, len_bytes))
-                .into(),
-            "delta" => [0, 2].map(activation).into(),
+                .into_iter()
+                .collect::<Outcome<_>>()?,
+            "delta" => [0, 2].into_iter().map(|target| activation(target, self.in_arena)).collect::<Outcome<_>>()?,
+            // For somebody who takes nothing over.
+            "elsewhere" => vec![state(3, SMALL_BYTES)?],
             _ => return Err(format!("`{what}` is nothing to offer").into()),
         };
         lock(&self.sources).extend(items.iter().map(|item| item.region.clone()));
@@ -138,6 +174,11 @@ impl Player {
             "generation" => self.engine.generation() >= number,
             "outcome" => self.outcome() != Value::Null,
             "settled" => self.is_settled(number),
+            "quiet" => self.is_quiet(),
+            "late" => self.engine.endpoint().stats().late_bytes >= number,
+            "damaged" => self.engine.endpoint().stats().chunks_damaged >= number,
+            "sent" => self.engine.endpoint().stats().lane(Lane::Rescue).sent_bytes >= number,
+            "quarantined" => self.engine.endpoint().stats().quarantined_transfers >= number,
             _ => false,
         };
         // Not everything rings the bell (a peer that goes, for one), so it is looked at now and then.
@@ -156,6 +197,13 @@ impl Player {
         let outcome = self.outcome();
         let refused = outcome["reason"].as_str().is_some_and(|reason| reason.contains("refused the migration"));
         self.engine.generation() >= number && (outcome.is_null() || outcome["generation"].is_u64() || refused)
+    }
+
+    /// Whether every transfer that this process has begun has had its end, and all that was counted has been told.
+    fn is_quiet(&self) -> bool {
+        let stats = self.engine.endpoint().stats();
+        let ended = stats.transfers_done + stats.transfers_cancelled + stats.transfers_expired + stats.transfers_failed;
+        stats.transfers_started == ended
     }
 
     /// How this process's own migration ended, or the one to it.
@@ -189,12 +237,24 @@ impl Player {
         let items = incoming.as_ref().map(|incoming| incoming.items()).unwrap_or_default();
         let landed = items.iter().filter_map(|item| Some((item, incoming.as_ref()?.landed(&item.name)?)));
         let landed: Vec<_> = landed.collect();
+        let given_back = lock(&self.given_back);
         let damaged: Vec<&str> = landed
             .iter()
+            .filter(|_| !given_back.current)
             .filter(|(item, region)| !is_whole(&item.name, &region.copy_to_vec()))
             .map(|(item, _)| &*item.name)
             .collect();
+        let late: Vec<&str> = given_back
+            .regions
+            .iter()
+            .filter(|(_, region, byte)| region.copy_to_vec().iter().any(|found| found != byte))
+            .map(|(name, ..)| &**name)
+            .collect();
         let stats = self.engine.endpoint().stats();
+        let rescue = stats.lane(Lane::Rescue);
+        let outgoing = self.engine.outgoing().map(|outgoing| outgoing.report());
+        let told = outgoing.or_else(|| incoming.as_ref().map(|incoming| incoming.report())).unwrap_or_default();
+        let items: Vec<_> = items.iter().map(|item| json!([item.id.0, &*item.name, item.bytes])).collect();
         json!({
             "rank": me,
             "life": self.engine.id().incarnation,
@@ -205,12 +265,56 @@ impl Player {
             "outcome": self.outcome(),
             "landed": landed.iter().map(|(item, _)| &*item.name).collect::<Vec<_>>(),
             "damaged": damaged,
+            "late": late,
+            "items": items,
+            "order": told.order,
+            "moved_bytes": told.moved_bytes(),
+            "path": told.path,
+            "sent_bytes": rescue.sent_bytes,
+            "done_bytes": rescue.done_bytes,
+            "received_bytes": rescue.received_bytes,
+            "transfers_started": stats.transfers_started,
+            "transfers_done": stats.transfers_done,
+            "transfers_unfinished": stats.transfers_cancelled + stats.transfers_expired + stats.transfers_failed,
+            "chunks_retried": stats.chunks_retried,
+            "events_dropped": stats.events_dropped,
+            "quarantined_transfers": stats.quarantined_transfers,
+            "links_lost": stats.links_lost,
             "alive": (0..3).filter(|rank| self.engine.alive(*rank)).collect::<Vec<_>>(),
             "late_bytes": stats.late_bytes,
             "quarantined_bytes": stats.quarantined_bytes,
             "chunks_damaged": stats.chunks_damaged,
             "handshakes_refused": stats.handshakes_refused,
         })
+    }
+
+    /// Uses the memory of a migration that has ended for something else, as a program would: nobody may write it any more.
+    fn fill(&self) -> Outcome<()> {
+        // Whoever can't know the end has nothing back.
+        if !self.outcome()["generation"].is_u64() {
+            return Ok(());
+        }
+        let incoming = self.engine.incoming();
+        let landed = incoming.iter().flat_map(|incoming| {
+            let items = incoming.items();
+            items
+                .into_iter()
+                .filter_map(|item| Some((item.name.to_string(), incoming.landed(&item.name)?)))
+                .collect::<Vec<_>>()
+        });
+        let mut given_back = lock(&self.given_back);
+        given_back.current = true;
+        for (name, region) in landed {
+            given_back.put(name, region, CANARY)?;
+        }
+        // Memory that is held back because somebody may still read it is not the program's yet.
+        if self.engine.endpoint().stats().quarantined_bytes == 0 {
+            for (at, region) in lock(&self.sources).drain(..).enumerate() {
+                // Another byte than at a target, so that a late write of this one there is seen, too.
+                given_back.put(format!("source {at}"), region, !CANARY)?;
+            }
+        }
+        Ok(())
     }
 
     /// Turns every byte of every source around, as an optimizer's step would: what has left by half is torn.
@@ -244,42 +348,13 @@ fn limit_files(count: u64) -> Outcome<()> {
     Ok(setrlimit(Resource::Nofile, limit)?)
 }
 
-/// An irreplaceable item for `target`.
-fn state(target: u32, len_bytes: usize) -> Rescue {
-    let name = format!("state for {target}, {len_bytes} bytes");
-    Rescue {
-        region: Region::from_vec(pattern(&name, len_bytes)),
-        name,
-        class: ItemClass::Parameter,
-        target,
-        version: 7,
-        group: String::new(),
-        cost: Cost::Irreplaceable,
-    }
-}
-
-/// What a forward pass left for `target`.
-fn activation(target: u32) -> Rescue {
-    let name = format!("activation for {target}");
-    Rescue {
-        region: Region::from_vec(pattern(&name, LARGE_BYTES)),
-        name,
-        class: ItemClass::Saved,
-        cost: Cost::Compute { time: COMPUTE, from: Vec::new() },
-        ..state(target, 0)
-    }
-}
-
-/// Bytes that are different for each name and place.
-fn pattern(name: &str, len_bytes: usize) -> Vec<u8> {
-    let seed = name.bytes().fold(7_u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
-    (0..len_bytes as u64).map(|at| (at.wrapping_mul(0x9E37_79B9).wrapping_add(seed) >> 7) as u8).collect()
-}
-
-/// Whether these are an item's bytes, all from before a change or all from after it.
-fn is_whole(name: &str, bytes: &[u8]) -> bool {
-    let expected = pattern(name, bytes.len());
-    bytes == expected || bytes.iter().zip(&expected).all(|(found, before)| *found == !before)
+/// Lets the process have `more` bytes of memory than it has now, and none beyond.
+fn limit_memory(more: u64) -> Outcome<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).ok_or("a process without a size")?;
+    let limit = size.trim().trim_end_matches(" kB").parse::<u64>()? * 1024 + more;
+    Ok(setrlimit(Resource::As, Rlimit { current: Some(limit), ..getrlimit(Resource::As) })?)
 }
 
 fn millis(words: &mut SplitWhitespace<'_>) -> Outcome<Duration> {

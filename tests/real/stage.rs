@@ -1,9 +1,9 @@
 //! Brings a job to a step of its migration and no further, and later to its end.
 
 use serde_json::Value;
+use xfer_faults::Step;
 
 use crate::job::{Job, OTHER, SOURCE, TARGET};
-use crate::table::Step;
 use crate::{Outcome, WAIT};
 
 /// Time for everything, at the slowest rate too: else the plan would leave out the last items, and the migration end before its fault.
@@ -27,6 +27,7 @@ pub fn reach(job: &mut Job, step: Step) -> Outcome<()> {
         for rank in [SOURCE, OTHER, TARGET] {
             job.rank(rank).ask(&format!("await outcome 0 {}", WAIT.as_millis()))?;
         }
+        job.fill()?;
         for rank in [OTHER, TARGET] {
             job.rank(rank).ask("dismiss")?;
         }
@@ -89,9 +90,20 @@ fn advance(job: &mut Job, step: Step) -> Outcome<()> {
     Ok(())
 }
 
-/// Takes the steps that are left, as far as there is somebody to take them, and returns what every process that is there says of the end.
-pub fn finish(job: &mut Job, step: Step) -> Outcome<Vec<Value>> {
+/// Lets nobody propose but the source, until it has: where both sides take each other for dead, either may come first, and one of
+/// two ends is right. The source is the one that has everything.
+fn source_first(job: &mut Job) -> Outcome<()> {
+    job.rank(SOURCE).ask(&format!("await outcome 0 {}", WAIT.as_millis()))?;
     job.pauses.release();
+    Ok(())
+}
+
+/// Takes the steps that are left, as far as there is somebody to take them, until every process that is there knows the end.
+pub fn finish(job: &mut Job, step: Step, parted: bool) -> Outcome<()> {
+    job.pauses.release();
+    if parted {
+        [OTHER, TARGET].iter().for_each(|rank| job.pauses.hold(*rank, "propose"));
+    }
     if step == Step::Handshake {
         job.together(&format!("connect {}", 3_000))?;
     }
@@ -108,22 +120,31 @@ pub fn finish(job: &mut Job, step: Step) -> Outcome<Vec<Value>> {
             job.rank(SOURCE).try_ask(command)?;
         }
     } else if step == Step::Handshake {
-        return reports(job, "report");
+        return Ok(());
     }
-    reports(job, &format!("await outcome 0 {}", WAIT.as_millis()))
+    if parted {
+        source_first(job)?;
+    }
+    reports(job, &format!("await outcome 0 {}", WAIT.as_millis())).map(drop)
 }
 
 /// Once a fault is lifted, everybody comes to know what is true.
-pub fn settle(job: &mut Job) -> Outcome<Vec<Value>> {
+pub fn settle(job: &mut Job) -> Outcome<()> {
+    job.unknowing = None;
     if job.generation()?.is_none_or(|record| record.generation <= job.attempts) {
-        return reports(job, "report");
+        return Ok(());
     }
     let command = format!("await settled {} {}", job.attempts + 1, WAIT.as_millis());
-    reports(job, &command)
+    reports(job, &command).map(drop)
+}
+
+/// Waits until nothing is on its way any more, and returns what every process that is there says.
+pub fn quiet(job: &mut Job) -> Outcome<Vec<Value>> {
+    reports(job, &format!("await quiet 0 {}", WAIT.as_millis()))
 }
 
 fn reports(job: &mut Job, command: &str) -> Outcome<Vec<Value>> {
-    let unknowing = job.unknowing.take();
+    let unknowing = job.unknowing;
     let there: Vec<u32> =
         (0..3).filter(|rank| job.ranks[*rank as usize].is_there() && unknowing != Some(*rank)).collect();
     there.into_iter().map(|rank| job.rank(rank).ask(command)).collect()

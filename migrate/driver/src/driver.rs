@@ -21,6 +21,7 @@ use crate::source::SourceRun;
 use crate::store::{Store, Swap, Version};
 use crate::target::TargetRun;
 use crate::trace::Ended;
+use crate::watch::{WATCH, look};
 use crate::worker::Worker;
 
 /// The channel of session messages on every endpoint.
@@ -28,9 +29,6 @@ pub(crate) const CHANNEL: Channel = Channel(2);
 
 /// How long the loop sleeps when no session has a timer.
 const IDLE: Duration = Duration::from_millis(500);
-
-/// How long one look at the store's generation waits there. Short, so that the watcher ends soon after its process's migrations.
-const WATCH: Duration = Duration::from_millis(500);
 
 /// How many migrations to this process may be under way: each holds memory, and more than a few at once is a mistake.
 const TARGETS_MAX: usize = 64;
@@ -142,13 +140,14 @@ pub(crate) fn start(
     forward(endpoint.subscribe(CHANNEL), &shared.jobs, "xfer-migrate-in", Job::FromPeer)?;
     forward(endpoint.events(), &shared.jobs, "xfer-migrate-up", Job::PeerEvent)?;
     watch_generation(Arc::clone(&store), shared, version)?;
+    let worker = |name| Worker::start(name, shared.jobs.clone());
     let driver = Driver {
         context: Context {
             endpoint: endpoint.clone(),
             store,
             jobs: shared.jobs.clone(),
-            memory_worker: Worker::start("xfer-migrate-mem")?,
-            store_worker: Worker::start("xfer-migrate-kv")?,
+            memory_worker: worker("xfer-migrate-mem")?,
+            store_worker: worker("xfer-migrate-kv")?,
             ended: config.ended.clone(),
         },
         shared: Arc::downgrade(shared),
@@ -198,7 +197,7 @@ fn watch_generation(store: Arc<dyn Store>, shared: &Arc<Shared>, mut version: Ve
     let alive = Arc::downgrade(shared);
     let watch = move || {
         while alive.strong_count() > 0 {
-            let job = match store.wait(GENERATION_KEY, version, WATCH) {
+            let job = match look(&*store, GENERATION_KEY, version) {
                 Ok(None) => continue,
                 Ok(Some(found)) => {
                     version = found.version;
@@ -209,14 +208,15 @@ fn watch_generation(store: Arc<dyn Store>, shared: &Arc<Shared>, mut version: Ve
                         }
                     }
                 }
-                Err(error) => {
-                    // A store that is gone stays gone for those who wait; ask again at leisure.
-                    thread::sleep(WATCH);
-                    Job::StoreLost { reason: error.to_string() }
-                }
+                Err(error) => Job::StoreLost { reason: error.to_string() },
             };
+            let is_lost = matches!(job, Job::StoreLost { .. });
             if jobs.send(job).is_err() {
                 return;
+            }
+            if is_lost {
+                // A store that is gone stays gone for those who wait; ask again at leisure.
+                thread::sleep(WATCH);
             }
         }
     };
@@ -443,13 +443,12 @@ impl Context {
 
     /// Replaces the store's generation by `record` if it still is the one that `record` is based on, and tells what the store then holds.
     pub(crate) fn propose(&self, record: GenerationRecord) {
-        let (store, jobs, rank) = (Arc::clone(&self.store), self.jobs.clone(), self.endpoint.id().rank);
-        self.store_worker.run(move || {
+        let (store, rank) = (Arc::clone(&self.store), self.endpoint.id().rank);
+        let propose = move || {
             pause::at("propose", rank);
-            let result = propose(&*store, record);
-            // A driver that has ended decides nothing any more.
-            let _ = jobs.send(Job::Decided { result });
-        });
+            Some(Job::Decided { result: propose(&*store, record) })
+        };
+        self.store_worker.run(propose, |reason| Some(Job::Decided { result: Err(reason) }));
     }
 }
 

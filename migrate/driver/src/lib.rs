@@ -22,6 +22,7 @@ mod source;
 pub mod store;
 mod target;
 mod trace;
+mod watch;
 mod worker;
 
 pub use bell::Bell;

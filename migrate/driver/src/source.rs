@@ -183,11 +183,10 @@ impl SourceRun {
             // Each chunk was sound when it left. That all of them are of one moment only shows when they are read again: a training
             // loop that writes meanwhile would leave half a step.
             Ok(moved) => {
-                let (migration, jobs, region) = (self.migration, context.jobs.clone(), region.clone());
-                context.memory_worker.run(move || {
-                    let unchanged = region.crc32c() == moved.crc32c;
-                    let _ = jobs.send(Job::Compared { migration, item, moved, unchanged });
-                });
+                let (migration, region, crc32c) = (self.migration, region.clone(), moved.crc32c);
+                let compared = move |unchanged| Some(Job::Compared { migration, item, moved, unchanged });
+                let otherwise = compared.clone();
+                context.memory_worker.run(move || compared(region.crc32c() == crc32c), move |_| otherwise(false));
             }
             Err(error) => {
                 let retry = matches!(error, TransferError::Damaged { .. });
@@ -311,7 +310,11 @@ impl SourceRun {
             Output::Withdraw { item } => {
                 if let Some(write) = self.writes.get(&item).cloned() {
                     // The fence takes a round trip; how it ends is told by the write's own end.
-                    context.memory_worker.run(move || drop(write.cancel()));
+                    let cancel = move || {
+                        drop(write.cancel());
+                        None
+                    };
+                    context.memory_worker.run(cancel, |_| None);
                 }
             }
             Output::Propose { record } => context.propose(record),

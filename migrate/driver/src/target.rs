@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
 
 use xfer_migrate_core::session::{Event, Input, Output, TargetConfig, TargetSession};
 use xfer_migrate_core::{GenerationRecord, ItemId, MigrationId, Seal};
@@ -18,9 +17,7 @@ use crate::pause;
 use crate::report::{Moved, Timeline};
 use crate::store::{Store, Swap, Version};
 use crate::trace::{Ended, Trace, Trip};
-
-/// How long one look for a seal waits at the store; between two, the watcher sees whether it is still wanted.
-const WATCH: Duration = Duration::from_millis(500);
+use crate::watch::{WATCH, look};
 
 /// One migration to this process.
 pub(crate) struct TargetRun {
@@ -142,7 +139,6 @@ impl TargetRun {
 
     fn perform(&mut self, context: &Context, now: Time, output: Output) {
         let migration = self.migration;
-        let jobs = context.jobs.clone();
         let rank = context.endpoint.id().rank;
         match output {
             Output::Send { to, message } => {
@@ -153,37 +149,41 @@ impl TargetRun {
             }
             Output::Allocate { items } => {
                 let endpoint = context.endpoint.clone();
-                context.memory_worker.run(move || {
+                let allocate = move || {
                     pause::at("register", rank);
-                    let memory = allocate(&endpoint, migration.source, items);
-                    let _ = jobs.send(Job::Allocated { migration, memory });
-                });
+                    Some(Job::Allocated { migration, memory: allocate(&endpoint, migration.source, items) })
+                };
+                context
+                    .memory_worker
+                    .run(allocate, move |reason| Some(Job::Allocated { migration, memory: Err(reason) }));
             }
             Output::Verify { item, crc32c } => {
                 let region = self.memory.get(&item).cloned();
-                context.memory_worker.run(move || {
+                let verified = move |ok| Some(Job::Verified { migration, item, crc32c, ok });
+                let verify = move || {
                     pause::at("verify", rank);
-                    let ok = region.is_some_and(|region| region.crc32c() == crc32c);
-                    let _ = jobs.send(Job::Verified { migration, item, crc32c, ok });
-                });
+                    verified(region.is_some_and(|region| region.crc32c() == crc32c))
+                };
+                // What nobody has verified isn't there: it is asked for again.
+                context.memory_worker.run(verify, move |_| verified(false));
             }
             Output::FenceAll => {
                 self.fenced = true;
                 let grants = std::mem::take(&mut self.grants);
-                context.memory_worker.run(move || {
+                let fence = move || {
                     drop(grants);
-                    let _ = jobs.send(Job::Fenced { migration });
-                });
+                    Some(Job::Fenced { migration })
+                };
+                // Without the proof that nobody writes any more there is nothing to seal: others decide.
+                context.memory_worker.run(fence, |_| None);
             }
             Output::PublishSeal { key, seal } => {
                 let store = Arc::clone(&context.store);
-                context.store_worker.run(move || {
-                    let job = match publish(&*store, &key, &seal) {
-                        Ok(seal) => Job::SealSeen { migration, seal },
-                        Err(reason) => Job::StoreLost { reason },
-                    };
-                    let _ = jobs.send(job);
-                });
+                let publish = move || match publish(&*store, &key, &seal) {
+                    Ok(seal) => Some(Job::SealSeen { migration, seal }),
+                    Err(reason) => Some(Job::StoreLost { reason }),
+                };
+                context.store_worker.run(publish, |reason| Some(Job::StoreLost { reason }));
             }
             Output::WatchSeals { keys } => {
                 for key in keys {
@@ -202,7 +202,7 @@ impl TargetRun {
         let migration = self.migration;
         let watch = move || {
             while !over.load(Ordering::Relaxed) {
-                match seal_at(&*store, &key, WATCH) {
+                match seal_at(&*store, &key) {
                     Ok(Some(seal)) => {
                         let _ = jobs.send(Job::SealSeen { migration, seal });
                         return;
@@ -308,8 +308,8 @@ fn publish(store: &dyn Store, key: &str, seal: &Seal) -> Result<Seal, String> {
     }
 }
 
-fn seal_at(store: &dyn Store, key: &str, timeout: Duration) -> Result<Option<Seal>, String> {
-    match store.wait(key, Version::ABSENT, timeout).map_err(|error| error.to_string())? {
+fn seal_at(store: &dyn Store, key: &str) -> Result<Option<Seal>, String> {
+    match look(store, key, Version::ABSENT).map_err(|error| error.to_string())? {
         Some(found) => Seal::decode(&found.value).map(Some).map_err(|error| error.to_string()),
         None => Ok(None),
     }

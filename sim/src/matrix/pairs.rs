@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use super::{VARIANTS, stage};
+use xfer_faults::{PAIRED, VARIANTS};
+
+use super::stage;
 use crate::happening::When;
 use crate::scenario::Scenario;
 use crate::step::Step;
 use crate::world::run;
-
-/// The faults of which any two are staged together.
-pub const PAIRED: [&str; 6] = ["F01", "F02", "F03", "F07", "F11", "F12"];
 
 /// Two faults at one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -46,7 +46,7 @@ pub(super) fn base(step: Step, seed: u64) -> Scenario {
     let notice = |at: u64| (When::At(ms(at)), Happening::Notice { rank: SOURCE, left: LEFT });
     scenario.timeline = match step {
         // A first attempt was taken back; the second one goes on from there.
-        Step::Recover => {
+        Step::Resume => {
             vec![notice(600), (When::On(Step::Register, None, ms(1)), Happening::Withdraw(SOURCE)), notice(900)]
         }
         // By then a fault among strangers is over.
@@ -64,7 +64,7 @@ fn after(step: Step) -> Duration {
         Step::Notice => ms(3),
         Step::Delta => ms(5),
         Step::Commit | Step::Release => Duration::from_micros(200),
-        Step::Recover => ms(12),
+        Step::Resume => ms(12),
     }
 }
 

@@ -117,7 +117,7 @@ impl Node {
         self.leave_by(out, left);
         self.reach(out, Step::Notice);
         if migration.attempt > 0 || migration.generation > 0 || self.id.incarnation > 1 {
-            self.reach(out, Step::Recover);
+            self.reach(out, Step::Resume);
         }
         true
     }

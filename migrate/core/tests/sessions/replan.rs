@@ -115,6 +115,22 @@ fn what_is_posted_takes_its_time_before_what_is_planned() {
     assert_eq!(verdicts(&mut session), [Verdict::Fits { spare: Duration::from_millis(3989) }]);
 }
 
+/// A plan has no place for what is on its way; whoever has to be sent again needs one.
+#[test]
+fn what_has_to_be_sent_again_is_so_whatever_was_planned_meanwhile() {
+    let failed = Input::WriteFailed { item: ItemId(1), retry: true, reason: "it changed".to_owned() };
+    let damaged = said(0, Body::Damaged { item: ItemId(1), send: 1 });
+    for not_there in [vec![failed], vec![Input::Written { item: ItemId(1), crc32c: 0 }, damaged]] {
+        let mut session = source(1000);
+        give(&mut session, [Input::Items(vec![item(1, 3000, 0, None)])]);
+        let offered = outputs(&mut session);
+        assert_eq!(written(&granted(&mut session, &offered)), [1]);
+        give(&mut session, [Input::Rate(rate(9000)), Input::Cut { record: Bytes::new() }]);
+        give(&mut session, not_there);
+        assert_eq!(written(&outputs(&mut session)), [1], "it is posted again, and nobody is told to do without it");
+    }
+}
+
 #[test]
 fn a_nearer_deadline_makes_a_new_plan() {
     let mut session = source(1000);

@@ -33,8 +33,35 @@ pub(super) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize,
         _ => None,
     });
     let file = files.by_ref().flatten().next();
+    // Ours to say, not a lie of the other end, which has sent it: whoever has no descriptor left gets the packet without.
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        let words =
+            "there is no room for the descriptor of memory that the peer shows: allow this process more open files";
+        return Err(io::Error::other(words));
+    }
     if received.flags.contains(ReturnFlags::TRUNC) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a packet that is longer than any"));
     }
     Ok((received.bytes, file))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+
+    /// The kernel leaves away what it finds no room for, as it does where a process may open no further file.
+    #[test]
+    fn a_descriptor_that_finds_no_room_is_our_trouble_and_no_lie_of_the_peer() {
+        let (here, there) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("two sockets");
+        let files = [here.as_fd(), there.as_fd()];
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(2))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&files)));
+        sendmsg(here.as_fd(), &[IoSlice::new(b"packet")], &mut ancillary, SendFlags::NOSIGNAL).expect("it is sent");
+        let said = receive(&there, &mut [0; 64]).expect_err("one of two doesn't fit").to_string();
+        assert!(said.contains("more open files"), "{said}");
+    }
 }

@@ -1,4 +1,4 @@
-//! Moments of the protocol at which a scenario steps in.
+//! The steps of a hand-over: the columns of the matrix.
 
 use std::fmt;
 
@@ -22,7 +22,7 @@ pub enum Step {
     /// The store holds the next generation, and not everybody knows.
     Release,
     /// A first attempt came to nothing or a process came back, and the job goes on from there.
-    Recover,
+    Resume,
 }
 
 impl Step {
@@ -36,7 +36,7 @@ impl Step {
         Self::Verify,
         Self::Commit,
         Self::Release,
-        Self::Recover,
+        Self::Resume,
     ];
 
     /// The heading of its column.
@@ -50,7 +50,7 @@ impl Step {
             Self::Verify => "verify",
             Self::Commit => "commit",
             Self::Release => "release",
-            Self::Recover => "recover",
+            Self::Resume => "resume",
         }
     }
 }
