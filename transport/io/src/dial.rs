@@ -90,6 +90,7 @@ impl Dialer {
     fn wanted<'a>(&self, ways: &'a [Way<'a>]) -> Vec<(&'a Way<'a>, LinkRole, usize)> {
         let Some((best, others)) = ways.split_first() else { return Vec::new() };
         let mut wanted = vec![(best, role_of(0), 1), (best, role_of(1), self.shared.links_per_peer)];
+        wanted.push((best, LinkRole::Beat, 1));
         wanted.extend(others.iter().map(|other| (other, role_of(1), 1)));
         wanted
     }
@@ -102,12 +103,12 @@ impl Dialer {
             let mut ways = self.ways(&reach.ticket);
             // What was not reached at first isn't reached later: another machine, another user.
             ways.retain(|way| reach.over.contains(&way.backend.id()));
-            let has_control = workers.iter().any(|worker| worker.role() == role_of(0));
+            let is_there = |role| workers.iter().any(|worker| worker.role() == role);
             for (way, role, count) in self.wanted(&ways) {
                 let there =
                     workers.iter().filter(|worker| (worker.backend(), worker.role()) == (way.backend.id(), role));
-                // The other end may have opened the one for control.
-                let missing = if role == role_of(0) { !has_control } else { there.count() < count };
+                // The other end may have opened the one for control, and the one for signs of life.
+                let missing = if role == role_of(1) { there.count() < count } else { !is_there(role) };
                 if !missing || self.shared.is_stopping() || peer.down_reason().is_some() {
                     continue;
                 }

@@ -174,7 +174,7 @@ impl Accepting {
     }
 }
 
-/// The role of a peer's first link, and of all others.
+/// The role of a peer's first link, and of the others that carry something.
 pub(crate) fn role_of(link: usize) -> LinkRole {
     if link == 0 { LinkRole::Control } else { LinkRole::Data }
 }

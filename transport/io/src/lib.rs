@@ -28,6 +28,7 @@
 
 pub mod backend;
 mod backlog;
+mod beats;
 mod config;
 pub mod conformance;
 mod dial;

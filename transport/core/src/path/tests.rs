@@ -676,3 +676,20 @@ fn higher_lanes_may_have_more_posted_than_lower_ones() {
     assert!(windows[1] >= windows[2] && windows[2] >= windows[3]);
     assert_eq!(Windows::default().bytes, windows);
 }
+
+#[test]
+fn a_peer_without_links_is_given_up_after_three_seconds_and_one_that_gets_them_back_is_not() {
+    let mut path = Path::new(PathConfig { chunk_bytes: 4096, windows: Windows::default() });
+    let at = |ms: u64| Time::from_nanos(ms * 1_000_000);
+    path.add_link(LinkId(0), BackendId::Sim, LinkRole::Control);
+    assert!(!path.is_stranded(at(60_000)), "a link is there");
+    path.link_lost(LinkId(0), at(60_000));
+    assert!(!path.is_stranded(at(60_050)), "seen for the first time");
+    assert!(!path.is_stranded(at(63_049)));
+    path.add_link(LinkId(1), BackendId::Sim, LinkRole::Data);
+    assert!(!path.is_stranded(at(63_060)));
+    path.link_lost(LinkId(1), at(63_100));
+    assert!(!path.is_stranded(at(63_100)));
+    assert!(!path.is_stranded(at(66_099)));
+    assert!(path.is_stranded(at(66_100)));
+}
