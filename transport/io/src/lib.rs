@@ -67,6 +67,6 @@ pub use grants::{Fenced, Grant};
 pub use histogram::Histogram;
 pub use hub::{Channel, Incoming, PeerEvent};
 pub use intake::{Intake, Landing};
-pub use memory::{MemoryError, Region, Slice};
+pub use memory::{MemoryError, Region, Slice, arena_bytes_in_use};
 pub use stats::{Counter, LaneStats, Stats};
 pub use transfer::{Cancelled, Reading, Source, TransferHandle, Transferred};
