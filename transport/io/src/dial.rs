@@ -12,7 +12,7 @@ use xfer_transport_core::ticket::Ticket;
 use crate::backend::{Backend, Link};
 use crate::error::ConnectError;
 use crate::greeting::{Opening, Side, role_of};
-use crate::limits::REDIAL_TIMEOUT;
+use crate::limits::{CONNECTED_ANEW_MAX, REDIAL_TIMEOUT};
 use crate::peer::{Peer, Reach};
 use crate::peers::Peers;
 use crate::shared::Shared;
@@ -57,7 +57,7 @@ impl Dialer {
         let mut connected = Err(ConnectError::NoCommonBackend(peer));
         let mut unused = Vec::new();
         while let Some(way) = ways.first() {
-            connected = self.open_link(ticket, way, role_of(0), until, timeout);
+            connected = self.open_first_link(ticket, way, until, timeout);
             let Err(error @ ConnectError::Unreachable { .. }) = &connected else { break };
             unused.push((way.backend.id(), error.to_string()));
             ways.remove(0);
@@ -74,6 +74,24 @@ impl Dialer {
             }
         }
         Ok(connected)
+    }
+
+    /// The link that makes a peer connected. If an earlier life of it, or an earlier connection, had to end for this one, that has
+    /// happened by the time we are told, and the next hello is for what begins.
+    fn open_first_link(
+        &self,
+        ticket: &Ticket,
+        way: &Way<'_>,
+        until: Instant,
+        timeout: Duration,
+    ) -> Result<Arc<Peer>, ConnectError> {
+        let mut again = 0;
+        loop {
+            match self.open_link(ticket, way, role_of(0), until, timeout) {
+                Err(ConnectError::BeganAnew(_)) if again < CONNECTED_ANEW_MAX => again += 1,
+                opened => return opened,
+            }
+        }
     }
 
     /// How the process behind a ticket may be reached from here, the best way first.

@@ -123,7 +123,11 @@ impl Opening {
                         Ok(())
                     }
                     Err((_, sentence)) => {
-                        self.tell(Err(ConnectError::Lost { peer: expected, reason: sentence.clone() }));
+                        let began_anew = self.peers.session(expected.rank) != self.hello.session;
+                        self.tell(Err(match began_anew {
+                            true => ConnectError::BeganAnew(expected),
+                            false => ConnectError::Lost { peer: expected, reason: sentence.clone() },
+                        }));
                         Err(DownReason::Lost(sentence))
                     }
                 }
