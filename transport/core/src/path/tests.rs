@@ -601,6 +601,21 @@ fn a_fence_without_an_answer_becomes_quarantine_and_then_is_released() {
 }
 
 #[test]
+fn a_peer_that_goes_proves_no_fence_that_it_had_not_answered() {
+    let mut path = path();
+    path.add_link(LinkId(0), BackendId::Sim, LinkRole::Control);
+    let id = path.write(request(Lane::Step, 10), Time::ZERO).expect("below the limit");
+    assert!(matches!(path.next(LinkId(0), Time::ZERO, &mut TokenBucket::default()), Next::Chunk(_)));
+    path.cancel(id, Time::ZERO);
+    path.handle_timeout(Time::ZERO.after(FENCE_TIMEOUT));
+    let unproven = End::Failed { cause: Cause::Cancelled, fenced: false };
+    assert_eq!(path.poll_event(), Some(PathEvent::Stop(id)));
+    assert_eq!(path.poll_event(), Some(PathEvent::Ended(id, unproven)));
+    path.close(false, ms(1_001));
+    assert_eq!(path.poll_event(), None, "silence is no answer");
+}
+
+#[test]
 fn transfers_are_limited_from_both_sides() {
     let mut path = path();
     for _ in 0..TRANSFERS_PER_PEER_MAX {
