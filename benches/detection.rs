@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench detection [-- SECONDS]`. Each trial starts a peer and connects; then it is killed (crash), stopped (hang), cut
 //! off by a proxy that passes nothing on (partition), or stopped and let go on (pause). Last, four processes that keep writing to
-//! each other are starved for SECONDS (60) each time: by twice as many busy threads as there are processors in a process beside
+//! each other are starved for SECONDS (20) each time: by twice as many busy threads as there are processors in a process beside
 //! them, and by busy threads of their own, as many in each as there are processors, which is what a framework's threads do that
 //! hold them all. Whoever is declared dead then was declared so wrongly. A goal that is missed makes it end with 1.
 
@@ -39,7 +39,7 @@ fn main() -> Outcome<ExitCode> {
     {
         return peer(rank.parse()?, over.parse()?, peers).map(|()| ExitCode::SUCCESS);
     }
-    let seconds = words.first().map_or(Ok(60), |word| word.parse())?;
+    let seconds = words.first().map_or(Ok(20), |word| word.parse())?;
     println!("# until the survivor is told, two processes, {TRIALS} crashes, {0} hangs and partitions", TRIALS / 4);
     println!(
         "{:28} {:>8} {:>9} {:>9} {:>9} {:>8} {:>7}",
