@@ -13,7 +13,7 @@ use xfer_transport::backend::{Backend, Capabilities, Interest, Link, LinkError, 
 use xfer_transport::conformance::{JOB, PATIENCE, eventually};
 use xfer_transport::core::limits::DEAD_AFTER;
 use xfer_transport::{
-    BackendId, Channel, DownReason, Endpoint, EndpointConfig, Intake, Lane, PeerEvent, PeerId, Region,
+    BackendId, Channel, DownReason, Endpoint, EndpointConfig, Intake, Lane, PeerEvent, PeerId, Region, TransferError,
 };
 
 /// Links that come before the one for signs of life: one for control, two for data.
@@ -176,7 +176,8 @@ fn a_process_that_lives_but_can_not_be_reached_any_more_is_given_up_and_its_tran
     let write = one.write(other.id(), source.all(), grant.remote().all(), Lane::Bulk, None);
     hold.cut.store(true, Ordering::SeqCst);
     let outcome = write.wait(Some(PATIENCE)).expect_err("nothing carries it");
-    assert!(outcome.to_string().contains("none of its other links"), "{outcome}");
+    // Whichever end gives up first closes the link on which the other one heard it.
+    assert!(matches!(&outcome, TransferError::PeerGone { reason: DownReason::Lost(_), .. }), "{outcome}");
     eventually("it is gone", || one.peer(1).is_none());
 }
 
