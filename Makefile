@@ -24,7 +24,7 @@ cargo = PYO3_PYTHON=$(VENV_PYTHON) cargo
 
 say = @printf '== %s\n' "$(1)"
 
-.PHONY: help setup wheel demo test test-rust test-python lint sim sim-campaign fuzz explore mutants bench canary clean
+.PHONY: help setup wheel demo test test-rust test-python lint sim sim-campaign fuzz explore mutants bench canary soak clean
 
 help: ## lists these targets
 	@printf 'usage: make TARGET\n\n'
@@ -113,8 +113,12 @@ bench: wheel ## measures what this machine does: the transport, a hand-over, a r
 	$(call say,a backward from replayed state)
 	@$(VENV_PYTHON) ffi/python/benches/replay_bench.py
 
-canary: setup ## cancels 100,000 transfers at random instants and looks for bytes that come too late
+canary: setup ## cancels 100,000 transfers at random instants, each way, and looks for bytes that come too late
 	@$(cargo) bench --locked --quiet --package xfer-transport --bench canary
+	@XFER_LOG=off $(cargo) bench --locked --quiet --package xfer-transport --bench stopped
+
+soak: setup ## lets 10,000 sessions fail, each way, and looks at what they leave behind
+	@$(cargo) bench --locked --quiet --package xfer-transport --bench soak
 
 clean: ## removes what was built here; the shared environment in the cache stays
 	$(call say,removing $(TARGET))

@@ -217,6 +217,7 @@ impl Engine {
                     obstacle @ (ConnectError::Unreachable { .. }
                     | ConnectError::WrongPeer { .. }
                     | ConnectError::Lost { .. }
+                    | ConnectError::BeganAnew(_)
                     | ConnectError::TimedOut { .. }),
                 ) => {
                     thread::sleep(Duration::from_millis(20).min(left));

@@ -26,7 +26,8 @@ pub enum FrameKind {
     Link = 3,
     /// A message between links ([`crate::message::Greeting`]), before anything else and at the end.
     Greeting = 4,
-    /// A sign of life, with what was received ([`crate::message::Received`]).
+    /// A sign of life, with what was received ([`crate::message::Received`]). On a link that is for these alone, `transfer` is
+    /// 1 while threads of the sender's other links are held up, so that their silence is not taken for a broken link.
     Beat = 5,
 }
 

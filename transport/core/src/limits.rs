@@ -59,9 +59,9 @@ pub const ADDRESSES_MAX: usize = 8;
 /// Bytes of one address in a ticket: an IPv6 address with zone and port, or a backend's own keys.
 pub const ADDRESS_BYTES_MAX: usize = 64;
 
-/// Links to one peer, counting those that both ends opened at the same moment: twice one for control, sixteen for data,
-/// and two that stand by over other backends.
-pub const LINKS_PER_PEER_MAX: usize = 38;
+/// Links to one peer, counting those that both ends opened at the same moment: twice one for control, one for signs of
+/// life, sixteen for data, and two that stand by over other backends.
+pub const LINKS_PER_PEER_MAX: usize = 40;
 
 /// Bytes that a packet between ends which share memory carries itself. Up to about this many, copying them twice through
 /// a socket costs less than the second packet that a place in shared memory takes.
@@ -100,6 +100,14 @@ pub const DEAD_AFTER: Duration = Duration::from_millis(1_000);
 
 /// A pause of our own thread that is longer than this is taken off the peer's silence: it was we who did not listen.
 pub const OWN_PAUSE_MIN: Duration = Duration::from_millis(250);
+
+/// How long a link whose thread is held up at the other end is kept, while the other end's process says that this is so. A
+/// thread that hangs for longer hangs for good.
+pub const HELD_UP_MAX: Duration = Duration::from_secs(10);
+
+/// How long a peer that gives signs of life may be without any link that carries something: several attempts to open one
+/// fit, and whoever waits for a transfer without a deadline hears of it.
+pub const STRANDED_MAX: Duration = Duration::from_secs(3);
 
 /// How long a connection may take to introduce itself.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);

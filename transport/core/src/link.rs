@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use crate::Time;
-use crate::limits::{DEAD_AFTER, HANDSHAKE_TIMEOUT, HEARTBEAT_EVERY, OWN_PAUSE_MIN, SUSPECT_AFTER};
+use crate::limits::{DEAD_AFTER, HANDSHAKE_TIMEOUT, HEARTBEAT_EVERY, HELD_UP_MAX, OWN_PAUSE_MIN, SUSPECT_AFTER};
 
 /// Where a link is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -75,7 +75,10 @@ pub struct Violation {
 #[derive(Debug)]
 pub struct LinkMachine {
     state: State,
+    /// When bytes last arrived, or their absence was last excused.
     heard: Time,
+    /// When bytes last arrived.
+    spoke: Time,
     said: Time,
     asked: Time,
     suspected: bool,
@@ -95,7 +98,7 @@ pub enum Due {
 impl LinkMachine {
     /// A link whose greeting begins.
     pub fn new(now: Time) -> Self {
-        Self { state: State::Greeting, heard: now, said: now, asked: now, suspected: false }
+        Self { state: State::Greeting, heard: now, spoke: now, said: now, asked: now, suspected: false }
     }
 
     /// Where it is.
@@ -110,7 +113,7 @@ impl LinkMachine {
             .find(|(state, on, _)| (*state, *on) == (self.state, event))
             .ok_or(Violation { state: self.state, event })?;
         if self.state == State::Greeting {
-            self.heard = now;
+            (self.heard, self.spoke) = (now, now);
         }
         self.state = *next;
         Ok(self.state)
@@ -119,7 +122,16 @@ impl LinkMachine {
     /// Bytes of the peer have arrived.
     pub fn heard(&mut self, now: Time) {
         self.heard = self.heard.max(now);
+        self.spoke = self.spoke.max(now);
         self.suspected = false;
+    }
+
+    /// At `at`, the peer said elsewhere that it is alive and its threads are held up: until then its silence here is no sign
+    /// of a broken link. This is believed for [`HELD_UP_MAX`].
+    pub fn excused(&mut self, at: Time) {
+        if at.since(self.spoke) < HELD_UP_MAX {
+            self.heard = self.heard.max(at);
+        }
     }
 
     /// Whether the peer is suspected.
@@ -277,6 +289,22 @@ Closed    Silent    -
         assert_eq!(found_dead(&mut link, 0, 400), None);
         // Stopped for 30 s, then it listens again: the 400 ms of before count, the pause doesn't.
         assert_eq!(found_dead(&mut link, 30_400, 40_000), Some(31_000));
+    }
+
+    #[test]
+    fn a_peer_that_is_held_up_is_waited_for_as_long_as_it_says_so_and_not_for_ever() {
+        let mut link = machine(State::Open, at(0));
+        for now in (100..=5_000).step_by(100) {
+            link.excused(at(now));
+            assert_eq!(found_dead(&mut link, now, now), None);
+        }
+        assert_eq!(found_dead(&mut link, 5_000, 9_000), Some(6_000), "it says so no more");
+        let mut link = machine(State::Open, at(0));
+        let dead = (100..).step_by(100).find(|now| {
+            link.excused(at(*now));
+            found_dead(&mut link, *now, *now).is_some()
+        });
+        assert_eq!(dead, Some(10_900), "the last excuse that counts is the one before ten seconds");
     }
 
     #[test]

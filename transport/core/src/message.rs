@@ -19,6 +19,8 @@ pub enum LinkRole {
     Control = 0,
     /// Chunks.
     Data = 1,
+    /// Nothing but signs of life of the whole process, which don't depend on what any other link does.
+    Beat = 2,
 }
 
 /// The first words on a link, and the last.
@@ -138,6 +140,7 @@ impl Greeting {
                 role: match reader.u8("role")? {
                     0 => LinkRole::Control,
                     1 => LinkRole::Data,
+                    2 => LinkRole::Beat,
                     number => return Err(unknown("link role", number)),
                 },
             }),

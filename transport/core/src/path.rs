@@ -14,8 +14,8 @@ use bytes::Bytes;
 
 use self::life::set_timer;
 use crate::limits::{
-    ACKS_PER_MESSAGE_MAX, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, ENDED_BATCH, ENDED_PER_MESSAGE_MAX, TRANSFER_BYTES_MAX,
-    TRANSFERS_PER_PEER_MAX,
+    ACKS_PER_MESSAGE_MAX, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, ENDED_BATCH, ENDED_PER_MESSAGE_MAX, STRANDED_MAX,
+    TRANSFER_BYTES_MAX, TRANSFERS_PER_PEER_MAX,
 };
 use crate::message::{Ack, LinkMessage, LinkRole, Received};
 use crate::outbound::{Event, Outbound, Phase};
@@ -48,6 +48,8 @@ pub struct Path {
     gone: bool,
     /// The peer leaves more of our link messages unanswered than it may.
     overrun: bool,
+    /// Since when it has been seen without links.
+    stranded: Option<Time>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +77,7 @@ impl Path {
             rate: RateMeter::default(),
             gone: false,
             overrun: false,
+            stranded: None,
         }
     }
 
@@ -321,6 +324,16 @@ impl Path {
     /// Whether the peer leaves more unanswered than it may, and must be cut off.
     pub fn is_overrun(&self) -> bool {
         self.overrun
+    }
+
+    /// Whether there has been no link for so long that a peer which gives signs of life is given up all the same. Ask with
+    /// every beat.
+    pub fn is_stranded(&mut self, now: Time) -> bool {
+        if !self.links.is_empty() {
+            self.stranded = None;
+            return false;
+        }
+        now.since(*self.stranded.get_or_insert(now)) >= STRANDED_MAX
     }
 
     /// Whether [`Path::poll_event`] has something.

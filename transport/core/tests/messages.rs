@@ -36,7 +36,7 @@ fn link_message() -> impl Strategy<Value = LinkMessage> {
 }
 
 fn greeting() -> impl Strategy<Value = Greeting> {
-    let role = prop_oneof![Just(LinkRole::Control), Just(LinkRole::Data)];
+    let role = prop_oneof![Just(LinkRole::Control), Just(LinkRole::Data), Just(LinkRole::Beat)];
     let hello = (".{0,40}", peer(), any::<u64>(), any::<u64>(), peer(), role);
     prop_oneof![
         hello.prop_map(|(job, from, nonce, session, to, role)| {

@@ -1,16 +1,18 @@
-//! Looks for bytes that come too late: transfers over TCP are cancelled at random instants, and their memory is watched afterwards.
+//! Looks for bytes that come too late: transfers are cancelled at random instants, and their memory is watched afterwards.
 //!
-//! `cargo bench -p xfer-transport --bench canary [-- TRIALS [SEED]]`. After a cancel that says `Fenced`, the destination is filled with
+//! `cargo bench -p xfer-transport --bench canary [-- TRIALS [SEED]]`: over TCP, and over shared memory from ordinary memory and from
+//! such that is read where it lies. After a cancel that says `Fenced`, the destination is filled with
 //! one pattern and the source with another; either of them found changed in the destination later was written too late, or
 //! read too late. The short version of this runs with the tests of every backend.
 
 use std::collections::VecDeque;
+use std::env;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{env, thread};
 
+use xfer_transport::backend::shm::ShmBackend;
 use xfer_transport::backend::tcp::TcpBackend;
-use xfer_transport::conformance::{PATIENCE, Pair, Random, pattern};
+use xfer_transport::conformance::{Make, PATIENCE, Pair, Random, pattern};
 use xfer_transport::{Cancelled, Lane, Region};
 
 const TRIALS: u64 = 100_000;
@@ -38,18 +40,10 @@ fn main() {
     let mut numbers = env::args().skip(1).filter_map(|word| word.parse::<u64>().ok());
     let trials = numbers.next().unwrap_or(TRIALS);
     let seed = numbers.next().unwrap_or(1);
-    let began = Instant::now();
-    let mut counts = run(trials, seed);
-    counts.fences.sort_unstable();
-    let at = |share: f64| {
-        let place = ((counts.fences.len() as f64 * share) as usize).min(counts.fences.len().saturating_sub(1));
-        counts.fences.get(place).map_or(0.0, |took| took.as_secs_f64() * 1e3)
-    };
+    println!("# cancel at a random instant, two endpoints in one process, {LEN_BYTES} bytes each, seed {seed}");
     println!(
-        "# cancel at a random instant over TCP, two endpoints in one process, {LEN_BYTES} bytes each, seed {seed}"
-    );
-    println!(
-        "{:>8} {:>8} {:>10} {:>12} {:>11} {:>6} {:>14} {:>14} {:>14} {:>8}",
+        "{:14} {:>8} {:>8} {:>10} {:>12} {:>11} {:>6} {:>14} {:>14} {:>14} {:>8}",
+        "over",
         "trials",
         "fenced",
         "completed",
@@ -61,27 +55,45 @@ fn main() {
         "fence max(ms)",
         "time(s)"
     );
-    println!(
-        "{:>8} {:>8} {:>10} {:>12} {:>11} {:>6} {:>14.3} {:>14.3} {:>14.3} {:>8.1}",
-        trials,
-        counts.fenced,
-        counts.completed,
-        counts.quarantined,
-        counts.late_bytes,
-        counts.torn,
-        at(0.5),
-        at(0.99),
-        at(1.0),
-        began.elapsed().as_secs_f64()
-    );
-    if counts.late_bytes + counts.torn > 0 {
+    let tcp: Make<'_> = &|| Arc::new(TcpBackend::bind(([127, 0, 0, 1], 0).into()).expect("a port"));
+    let shm: Make<'_> = &|| Arc::new(ShmBackend::bind().expect("shared memory"));
+    let mut wrong = 0;
+    for (over, make, shared) in [("tcp", tcp, false), ("shm", shm, false), ("shm, in place", shm, true)] {
+        let began = Instant::now();
+        let mut counts = run(make, shared, trials, seed);
+        counts.print(over, trials, began.elapsed());
+        wrong += counts.late_bytes + counts.torn;
+    }
+    if wrong > 0 {
         std::process::exit(1);
     }
 }
 
-fn run(trials: u64, seed: u64) -> Counts {
-    let make = || Arc::new(TcpBackend::bind(([127, 0, 0, 1], 0).into()).expect("a port")) as Arc<_>;
-    let pair = Pair::with(&make, |config| config.chunk_bytes = CHUNK_BYTES);
+impl Counts {
+    fn print(&mut self, over: &str, trials: u64, took: Duration) {
+        self.fences.sort_unstable();
+        let at = |share: f64| {
+            let place = ((self.fences.len() as f64 * share) as usize).min(self.fences.len().saturating_sub(1));
+            self.fences.get(place).map_or(0.0, |took| took.as_secs_f64() * 1e3)
+        };
+        println!(
+            "{over:14} {:>8} {:>8} {:>10} {:>12} {:>11} {:>6} {:>14.3} {:>14.3} {:>14.3} {:>8.1}",
+            trials,
+            self.fenced,
+            self.completed,
+            self.quarantined,
+            self.late_bytes,
+            self.torn,
+            at(0.5),
+            at(0.99),
+            at(1.0),
+            took.as_secs_f64()
+        );
+    }
+}
+
+fn run(make: Make<'_>, shared: bool, trials: u64, seed: u64) -> Counts {
+    let pair = Pair::with(make, |config| config.chunk_bytes = CHUNK_BYTES);
     let mut random = Random(seed);
     let bytes = pattern(LEN_BYTES, 7);
     let canary = vec![CANARY; LEN_BYTES as usize];
@@ -90,14 +102,13 @@ fn run(trials: u64, seed: u64) -> Counts {
     let mut watched = VecDeque::new();
     for _ in 0..trials {
         let (destination, grant) = pair.granted(LEN_BYTES);
-        let source = Region::from_vec(bytes.clone());
+        let source = if shared { Region::shared(LEN_BYTES) } else { Region::allocate(LEN_BYTES) }.expect("memory");
+        source.write_at(0, &bytes).expect("inside");
         let remote = grant.remote().all();
         let write = pair.sender.write(pair.receiver.id(), source.all(), remote, Lane::Rescue, None);
-        // The instant is what is tried out; none of them is waited for.
-        let instant = Instant::now() + Duration::from_nanos(random.below(150_000));
-        while Instant::now() < instant {
-            thread::yield_now();
-        }
+        // The instant is what is tried out; none of them is waited for. Shared memory is through sooner.
+        let within_us = if random.below(2) == 0 { 20 } else { 150 };
+        random.pause(Duration::from_micros(within_us));
         let asked = Instant::now();
         match write.cancel() {
             Cancelled::Fenced => {

@@ -65,8 +65,9 @@ impl EndpointConfig {
                 self.chunk_bytes
             ));
         }
-        // Half of the limit, since both ends may connect at the same moment, without those for control and standing by.
-        let links_max = LINKS_PER_PEER_MAX / 2 - 3;
+        // Half of the limit, since both ends may connect at the same moment, without those for control, for signs of life and
+        // standing by.
+        let links_max = LINKS_PER_PEER_MAX / 2 - 4;
         if !(1..=links_max).contains(&self.links_per_peer) {
             return refuse(format!("a peer has 1 to {links_max} data links, not {}", self.links_per_peer));
         }

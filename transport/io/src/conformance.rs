@@ -17,6 +17,7 @@ pub mod fence;
 pub mod flaky;
 pub mod identity;
 pub mod messages;
+pub mod soak;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

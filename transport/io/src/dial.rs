@@ -12,7 +12,7 @@ use xfer_transport_core::ticket::Ticket;
 use crate::backend::{Backend, Link};
 use crate::error::ConnectError;
 use crate::greeting::{Opening, Side, role_of};
-use crate::limits::{REDIAL_TIMEOUT, TIMEOUT_MAX};
+use crate::limits::{CONNECTED_ANEW_MAX, REDIAL_TIMEOUT, TIMEOUT_MAX};
 use crate::peer::{Peer, Reach};
 use crate::peers::Peers;
 use crate::shared::Shared;
@@ -57,7 +57,7 @@ impl Dialer {
         let mut connected = Err(ConnectError::NoCommonBackend(peer));
         let mut unused = Vec::new();
         while let Some(way) = ways.first() {
-            connected = self.open_link(ticket, way, role_of(0), until, timeout);
+            connected = self.open_first_link(ticket, way, until, timeout);
             let Err(error @ ConnectError::Unreachable { .. }) = &connected else { break };
             unused.push((way.backend.id(), error.to_string()));
             ways.remove(0);
@@ -76,6 +76,24 @@ impl Dialer {
         Ok(connected)
     }
 
+    /// The link that makes a peer connected. If an earlier life of it, or an earlier connection, had to end for this one, that has
+    /// happened by the time we are told, and the next hello is for what begins.
+    fn open_first_link(
+        &self,
+        ticket: &Ticket,
+        way: &Way<'_>,
+        until: Instant,
+        timeout: Duration,
+    ) -> Result<Arc<Peer>, ConnectError> {
+        let mut again = 0;
+        loop {
+            match self.open_link(ticket, way, role_of(0), until, timeout) {
+                Err(ConnectError::BeganAnew(_)) if again < CONNECTED_ANEW_MAX => again += 1,
+                opened => return opened,
+            }
+        }
+    }
+
     /// How the process behind a ticket may be reached from here, the best way first.
     fn ways<'a>(&'a self, ticket: &'a Ticket) -> Vec<Way<'a>> {
         let of = |backend: &'a Arc<dyn Backend>| {
@@ -90,6 +108,7 @@ impl Dialer {
     fn wanted<'a>(&self, ways: &'a [Way<'a>]) -> Vec<(&'a Way<'a>, LinkRole, usize)> {
         let Some((best, others)) = ways.split_first() else { return Vec::new() };
         let mut wanted = vec![(best, role_of(0), 1), (best, role_of(1), self.shared.links_per_peer)];
+        wanted.push((best, LinkRole::Beat, 1));
         wanted.extend(others.iter().map(|other| (other, role_of(1), 1)));
         wanted
     }
@@ -102,12 +121,12 @@ impl Dialer {
             let mut ways = self.ways(&reach.ticket);
             // What was not reached at first isn't reached later: another machine, another user.
             ways.retain(|way| reach.over.contains(&way.backend.id()));
-            let has_control = workers.iter().any(|worker| worker.role() == role_of(0));
+            let is_there = |role| workers.iter().any(|worker| worker.role() == role);
             for (way, role, count) in self.wanted(&ways) {
                 let there =
                     workers.iter().filter(|worker| (worker.backend(), worker.role()) == (way.backend.id(), role));
-                // The other end may have opened the one for control.
-                let missing = if role == role_of(0) { !has_control } else { there.count() < count };
+                // The other end may have opened the one for control, and the one for signs of life.
+                let missing = if role == role_of(1) { there.count() < count } else { !is_there(role) };
                 if !missing || self.shared.is_stopping() || peer.down_reason().is_some() {
                     continue;
                 }

@@ -8,12 +8,14 @@ use std::{fmt, io, thread};
 
 use bytes::Bytes;
 use xfer_transport_core::frame;
+use xfer_transport_core::message::LinkRole;
 use xfer_transport_core::path::Request;
 use xfer_transport_core::ticket::Ticket;
 use xfer_transport_core::{BackendId, Deadline, Lane, PeerId, RateInterval, RemoteSlice, Time};
 
 use crate::backend::Backend;
 use crate::backlog::Backlog;
+use crate::beats::{self, Beats};
 use crate::config::EndpointConfig;
 use crate::dial::Dialer;
 use crate::error::{ConnectError, DownReason, GrantError, SendError, StartError, TransferError};
@@ -61,8 +63,9 @@ impl Endpoint {
     pub fn start(config: EndpointConfig) -> Result<Self, StartError> {
         config.check()?;
         let backends = config.open_backends()?;
-        let shared =
-            Arc::new(Shared::new(config.id, config.job, random_u64(), config.chunk_bytes, config.links_per_peer));
+        let beats = Beats::new()?;
+        let EndpointConfig { id, job, chunk_bytes, links_per_peer, .. } = config;
+        let shared = Arc::new(Shared::new(id, job, random_u64(), chunk_bytes, links_per_peer, beats));
         shared.bucket().set(config.egress_bytes_per_s, shared.now());
         let peers = Arc::new(Peers::new(Arc::clone(&shared)));
         let dialer = Arc::new(Dialer::new(Arc::clone(&shared), Arc::clone(&peers), backends.clone()));
@@ -196,7 +199,8 @@ impl Endpoint {
             let path = peer.path();
             path.data_links().collect()
         };
-        let workers = peer.workers();
+        let mut workers = peer.workers();
+        workers.retain(|worker| worker.role() != LinkRole::Beat);
         let over = workers.iter().find(|worker| carrying.contains(&worker.id())).map(|worker| worker.backend());
         let mut standing_by: Vec<BackendId> = workers.iter().map(|worker| worker.backend()).collect();
         standing_by.sort_unstable();
@@ -263,6 +267,7 @@ impl Inner {
                 accept(&*backend, &peers, &handshakes);
             })?;
         }
+        beats::start(&self.shared)?;
         let dialer = Arc::clone(&self.dialer);
         let running = self.shared.threads.enter();
         thread::Builder::new().name("xfer-tend".into()).spawn(move || {
@@ -279,6 +284,7 @@ impl Inner {
             return;
         }
         self.tend.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.shared.beats.wake();
         let peers = self.peers.all();
         let until = Instant::now() + LINGER;
         while Instant::now() < until

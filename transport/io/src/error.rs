@@ -116,6 +116,9 @@ pub enum ConnectError {
         /// Why.
         reason: String,
     },
+    /// An earlier connection to the peer ended while this one began.
+    #[error("the connection to {0} began anew meanwhile: connect again")]
+    BeganAnew(PeerId),
     /// It took too long.
     #[error("{peer} did not answer within {after:?}")]
     TimedOut {

@@ -14,7 +14,7 @@ use crate::error::GrantError;
 use crate::intake::Slot;
 use crate::limits::GRANTS_MAX;
 use crate::memory::{Region, Slice};
-use crate::stats::{Counters, add};
+use crate::stats::{Counters, add, subtract};
 
 /// A grant is over: no byte of it is written any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +67,7 @@ impl Grants {
         };
         let entry = Arc::new(Entry { id, to, region: region.clone(), received_bytes: AtomicU64::new(0) });
         table.live.insert(id, Arc::clone(&entry));
+        add(&self.counters.grants_live, 1);
         Ok(Grant { entry, grants: Arc::clone(self) })
     }
 
@@ -94,6 +95,7 @@ impl Grants {
         for slot in slots.iter().filter_map(Weak::upgrade) {
             slot.clear_region(id);
         }
+        subtract(&self.counters.grants_live, 1);
         add(&self.counters.revocations, 1);
     }
 }

@@ -123,7 +123,11 @@ impl Opening {
                         Ok(())
                     }
                     Err((_, sentence)) => {
-                        self.tell(Err(ConnectError::Lost { peer: expected, reason: sentence.clone() }));
+                        let began_anew = self.peers.session(expected.rank) != self.hello.session;
+                        self.tell(Err(match began_anew {
+                            true => ConnectError::BeganAnew(expected),
+                            false => ConnectError::Lost { peer: expected, reason: sentence.clone() },
+                        }));
                         Err(DownReason::Lost(sentence))
                     }
                 }
@@ -174,7 +178,7 @@ impl Accepting {
     }
 }
 
-/// The role of a peer's first link, and of all others.
+/// The role of a peer's first link, and of the others that carry something.
 pub(crate) fn role_of(link: usize) -> LinkRole {
     if link == 0 { LinkRole::Control } else { LinkRole::Data }
 }

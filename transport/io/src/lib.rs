@@ -28,6 +28,7 @@
 
 pub mod backend;
 mod backlog;
+mod beats;
 mod config;
 pub mod conformance;
 mod dial;
@@ -68,6 +69,6 @@ pub use grants::{Fenced, Grant};
 pub use histogram::Histogram;
 pub use hub::{Channel, Incoming, PeerEvent};
 pub use intake::{Intake, Landing};
-pub use memory::{MemoryError, Region, Slice};
+pub use memory::{MemoryError, Region, Slice, arena_bytes_in_use};
 pub use stats::{Counter, LaneStats, Stats};
 pub use transfer::{Cancelled, Reading, Source, TransferHandle, Transferred};

@@ -38,6 +38,13 @@ pub const REDIAL_EVERY: Duration = Duration::from_millis(200);
 /// How long one such attempt may take: a peer that is silent for longer is declared dead anyway.
 pub const REDIAL_TIMEOUT: Duration = Duration::from_millis(1_000);
 
+/// How often a connect that met the end of an earlier connection begins again: once is usual, and a peer with which it goes on
+/// and on is not there to stay.
+pub const CONNECTED_ANEW_MAX: u32 = 3;
+
+/// How long the thread for signs of life waits while there is no peer; it is woken when one comes.
+pub const IDLE_BEATS_WAIT: Duration = Duration::from_secs(1);
+
 /// Bytes that a link reads before its thread looks at what is to be sent.
 pub const READ_BUDGET_BYTES: usize = 4 << 20;
 

@@ -48,6 +48,11 @@ unsafe impl Send for RegionInner {}
 // SAFETY: as above.
 unsafe impl Sync for RegionInner {}
 
+/// Bytes that regions of this process occupy just now in memory that peers on this machine can be shown.
+pub fn arena_bytes_in_use() -> u64 {
+    arena::in_use_bytes()
+}
+
 /// A range of a [`Region`]; always inside it. Keeps it alive.
 #[derive(Clone)]
 pub struct Slice {

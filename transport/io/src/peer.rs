@@ -1,13 +1,13 @@
 //! One connected peer: its path, its links, its transfers.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use bytes::Bytes;
 use xfer_transport_core::inbound::Inbound;
 use xfer_transport_core::limits::MESSAGE_BYTES_MAX;
-use xfer_transport_core::message::LinkMessage;
+use xfer_transport_core::message::{LinkMessage, LinkRole};
 use xfer_transport_core::path::{Cause, Chunk, End, LinkId, Path, PathConfig, PathEvent, Request, TransferId};
 use xfer_transport_core::schedule::Windows;
 use xfer_transport_core::stream::PushError;
@@ -50,6 +50,8 @@ pub(crate) struct Peer {
     pub(crate) backlog: Backlog,
     /// Whether a link ended in a way that doesn't prove that the peer reads from it no more.
     unproven: AtomicBool,
+    /// When the peer last said that threads of its links are held up, in nanoseconds of our clock; 0 if never.
+    excused: AtomicU64,
     down: OnceLock<DownReason>,
     /// How to reach it again, if it was we who connected.
     pub(crate) reach: OnceLock<Reach>,
@@ -93,6 +95,7 @@ impl Peer {
             quarantine: Mutex::default(),
             backlog: Backlog::default(),
             unproven: AtomicBool::new(false),
+            excused: AtomicU64::new(0),
             down: OnceLock::new(),
             reach: OnceLock::new(),
             peers,
@@ -151,8 +154,9 @@ impl Peer {
 
     /// An adopted link begins to carry.
     pub(crate) fn link_opened(self: &Arc<Self>, worker: &Worker) {
-        // It may have been gone again by then, and a path without the peer has no use for links.
-        if self.down.get().is_none() {
+        // It may have been gone again by then, and a path without the peer has no use for links; nor for those that carry
+        // nothing but signs of life.
+        if self.down.get().is_none() && worker.role() != LinkRole::Beat {
             self.path().add_link(worker.id(), worker.backend(), worker.role());
         }
         self.kick();
@@ -166,7 +170,8 @@ impl Peer {
             links.len()
         };
         worker.slot().clear();
-        if !reason.proves_fence() {
+        // What is for signs of life alone has carried no chunk.
+        if !reason.proves_fence() && worker.role() != LinkRole::Beat {
             self.unproven.store(true, Ordering::SeqCst);
         }
         if let Some(mut arrivals) = self.lock_arrivals() {
@@ -183,6 +188,29 @@ impl Peer {
         self.path().link_lost(worker.id(), self.shared.now());
         self.settle();
         self.kick();
+    }
+
+    // Signs of life. None of these waits.
+
+    /// The peer is alive, and says that threads of its links are held up.
+    pub(crate) fn excuse(&self, now: Time) {
+        self.excused.fetch_max(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// When it last said so.
+    pub(crate) fn excused(&self) -> Option<Time> {
+        Some(Time::from_nanos(self.excused.load(Ordering::Relaxed))).filter(|at| *at > Time::ZERO)
+    }
+
+    /// Whether a thread of a link to it is held up here; nothing if that can't be seen just now.
+    pub(crate) fn is_held_up(&self, now: Time) -> Option<bool> {
+        let links = self.links.try_lock().ok()?;
+        Some(links.values().any(|worker| worker.is_held_up(now)))
+    }
+
+    /// Whether it has had no link that carries anything for too long.
+    pub(crate) fn is_stranded(&self, now: Time) -> bool {
+        self.path.try_lock().is_ok_and(|mut path| path.is_stranded(now))
     }
 
     /// The peer is gone: its links stop, its transfers end, and nothing of it lands any more. Only the first reason

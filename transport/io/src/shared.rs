@@ -8,6 +8,7 @@ use xfer_transport_core::pacing::TokenBucket;
 use xfer_transport_core::path::LinkId;
 use xfer_transport_core::{PeerId, Time};
 
+use crate::beats::Beats;
 use crate::flight::FlightRecorder;
 use crate::grants::Grants;
 use crate::hub::Hub;
@@ -27,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<Counters>,
     pub(crate) flights: FlightRecorder,
     pub(crate) threads: Arc<Threads>,
+    pub(crate) beats: Beats,
     bucket: Mutex<TokenBucket>,
     started: Instant,
     /// What the calendar said then: for showing times to people, never for deciding.
@@ -36,7 +38,14 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(id: PeerId, job: String, nonce: u64, chunk_bytes: u32, links_per_peer: usize) -> Self {
+    pub(crate) fn new(
+        id: PeerId,
+        job: String,
+        nonce: u64,
+        chunk_bytes: u32,
+        links_per_peer: usize,
+        beats: Beats,
+    ) -> Self {
         let counters = Arc::<Counters>::default();
         Self {
             id,
@@ -49,6 +58,7 @@ impl Shared {
             counters,
             flights: FlightRecorder::default(),
             threads: Arc::default(),
+            beats,
             bucket: Mutex::default(),
             started: Instant::now(),
             started_on: SystemTime::now(),

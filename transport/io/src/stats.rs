@@ -75,6 +75,8 @@ counters! {
         late_bytes,
         /// Transfers of peers that were fenced here.
         fences,
+        /// Grants that are live just now.
+        grants_live,
         /// Grants that were revoked.
         revocations,
         /// Transfers that ended without proof of their fence.

@@ -1,18 +1,20 @@
 //! The thread of one link: takes in what arrives, asks the path what to send, keeps the link alive.
 
+pub(crate) mod pulse;
 mod receive;
 mod send;
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use xfer_transport_core::limits::OWN_PAUSE_MIN;
 use xfer_transport_core::link::{Due, Event, LinkMachine};
 use xfer_transport_core::message::{Greeting, LinkRole};
 use xfer_transport_core::path::LinkId;
@@ -25,8 +27,9 @@ use crate::greeting::Side;
 use crate::intake::{Intake, Slot};
 use crate::limits::{FAREWELL, INLINE_BYTES_MAX, RETRY_SUBSCRIBER_AFTER};
 use crate::peer::Peer;
-use crate::shared::Shared;
+use crate::shared::{Running, Shared};
 use crate::wake::Wake;
+use crate::worker::pulse::Pulse;
 
 type Readiness = Arc<dyn AsFd + Send + Sync>;
 
@@ -42,6 +45,8 @@ pub(crate) struct Worker {
     /// Whether the link would send more if it had something.
     hungry: AtomicBool,
     wish: AtomicU8,
+    /// When its thread last came around, in nanoseconds of the endpoint's clock.
+    came_around: AtomicU64,
     inside: Mutex<Inside>,
 }
 
@@ -81,8 +86,7 @@ impl Worker {
         let running = shared.threads.enter();
         let serving = Arc::clone(&worker);
         thread::Builder::new().name(format!("xfer-link-{}", worker.id.0)).spawn(move || {
-            let _running = running;
-            serving.run(side);
+            serving.run(side, running);
         })?;
         Ok(worker)
     }
@@ -102,6 +106,7 @@ impl Worker {
             readiness: link.readiness(),
             hungry: AtomicBool::new(false),
             wish: AtomicU8::new(Wish::Run as u8),
+            came_around: AtomicU64::new(shared.now().as_nanos()),
             inside: Mutex::new(Inside {
                 link,
                 intake,
@@ -130,6 +135,12 @@ impl Worker {
 
     pub(crate) fn slot(&self) -> &Arc<Slot> {
         &self.slot
+    }
+
+    /// Whether its thread has not come around for so long that the other end may notice.
+    pub(crate) fn is_held_up(&self, now: Time) -> bool {
+        let came_around = Time::from_nanos(self.came_around.load(Ordering::Relaxed));
+        self.role() != LinkRole::Beat && now.since(came_around) > OWN_PAUSE_MIN
     }
 
     /// Makes the link's thread look at everything anew.
@@ -179,13 +190,21 @@ impl Worker {
 
     // The thread.
 
-    fn run(self: &Arc<Self>, mut side: Side) {
+    fn run(self: Arc<Self>, mut side: Side, running: Running) {
         let served = catch_unwind(AssertUnwindSafe(|| self.serve(&mut side)));
-        let reason = served.unwrap_or_else(|_| {
+        let over = served.unwrap_or_else(|_| {
             tracing::error!("the thread of a link panicked");
-            DownReason::Lost("the thread of the link panicked".into())
+            Some(DownReason::Lost("the thread of the link panicked".into()))
         });
-        self.end(side, reason);
+        match over {
+            Some(reason) => self.end(side, reason),
+            None => {
+                let shared = Arc::clone(&self.shared);
+                if let Err(pulse) = shared.beats.join(Pulse::new(self, side, running)) {
+                    pulse.end(DownReason::ShutDown);
+                }
+            }
+        }
     }
 
     /// Ends it for good. Whoever waits for it is told.
@@ -209,15 +228,17 @@ impl Worker {
         }
     }
 
-    fn serve(self: &Arc<Self>, side: &mut Side) -> DownReason {
+    /// Until the link is over; or until it is known to be for signs of life alone, which another thread serves.
+    fn serve(self: &Arc<Self>, side: &mut Side) -> Option<DownReason> {
         loop {
             match self.step(side) {
+                Ok(true) if self.role() == LinkRole::Beat => return None,
                 Ok(true) => {}
                 Ok(false) => {
                     let peer = self.lock().peer.clone();
                     self.sleep(peer.as_deref());
                 }
-                Err(reason) => return reason,
+                Err(reason) => return Some(reason),
             }
         }
     }
@@ -225,6 +246,7 @@ impl Worker {
     /// Everything that there is to do now. Whether the other end has introduced itself: then there is more.
     pub(crate) fn step(self: &Arc<Self>, side: &mut Side) -> Result<bool, DownReason> {
         self.wake.clear();
+        self.came_around.store(self.shared.now().as_nanos(), Ordering::Relaxed);
         if self.wish.load(Ordering::SeqCst) != Wish::Run as u8 {
             return Err(self.leave_or_stop());
         }
@@ -260,6 +282,9 @@ impl Worker {
             inside.failed = Some(error);
             // What was said before the end still counts.
             return if greeting.is_some() { Ok(greeting) } else { Err(reason) };
+        }
+        if let Some(at) = inside.peer.as_ref().and_then(|peer| peer.excused()) {
+            inside.machine.excused(at);
         }
         while let Some(due) = inside.machine.handle_timeout(now) {
             match due {
@@ -317,7 +342,8 @@ impl Worker {
         {
             let mut inside = self.lock();
             inside.greetings.extend(answer.map(Greeting::encode));
-            inside.intake.set_peer(Some(Arc::clone(peer)));
+            // Nothing but signs of life is taken from a link that is for them.
+            inside.intake.set_peer((role != LinkRole::Beat).then(|| Arc::clone(peer)));
             inside.peer = Some(Arc::clone(peer));
             let _ = inside.machine.handle(Event::Welcomed, self.shared.now());
         }

@@ -85,7 +85,10 @@ impl Path {
             self.ended.push_back(id);
         }
         if from == Phase::Quarantined {
-            self.events.push_back(PathEvent::Released(id));
+            // That the peer is gone proves nothing: a stopped process may go on and write what it has in its sockets.
+            if event != Event::Gone {
+                self.events.push_back(PathEvent::Released(id));
+            }
             return;
         }
         // A cancel that comes too late is no harm; bytes that come too late are worth nothing.

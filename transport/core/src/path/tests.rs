@@ -601,6 +601,21 @@ fn a_fence_without_an_answer_becomes_quarantine_and_then_is_released() {
 }
 
 #[test]
+fn a_peer_that_goes_proves_no_fence_that_it_had_not_answered() {
+    let mut path = path();
+    path.add_link(LinkId(0), BackendId::Sim, LinkRole::Control);
+    let id = path.write(request(Lane::Step, 10), Time::ZERO).expect("below the limit");
+    assert!(matches!(path.next(LinkId(0), Time::ZERO, &mut TokenBucket::default()), Next::Chunk(_)));
+    path.cancel(id, Time::ZERO);
+    path.handle_timeout(Time::ZERO.after(FENCE_TIMEOUT));
+    let unproven = End::Failed { cause: Cause::Cancelled, fenced: false };
+    assert_eq!(path.poll_event(), Some(PathEvent::Stop(id)));
+    assert_eq!(path.poll_event(), Some(PathEvent::Ended(id, unproven)));
+    path.close(false, ms(1_001));
+    assert_eq!(path.poll_event(), None, "silence is no answer");
+}
+
+#[test]
 fn transfers_are_limited_from_both_sides() {
     let mut path = path();
     for _ in 0..TRANSFERS_PER_PEER_MAX {
@@ -675,4 +690,21 @@ fn higher_lanes_may_have_more_posted_than_lower_ones() {
     let windows = Lane::ALL.map(lane_window_bytes);
     assert!(windows[1] >= windows[2] && windows[2] >= windows[3]);
     assert_eq!(Windows::default().bytes, windows);
+}
+
+#[test]
+fn a_peer_without_links_is_given_up_after_three_seconds_and_one_that_gets_them_back_is_not() {
+    let mut path = Path::new(PathConfig { chunk_bytes: 4096, windows: Windows::default() });
+    let at = |ms: u64| Time::from_nanos(ms * 1_000_000);
+    path.add_link(LinkId(0), BackendId::Sim, LinkRole::Control);
+    assert!(!path.is_stranded(at(60_000)), "a link is there");
+    path.link_lost(LinkId(0), at(60_000));
+    assert!(!path.is_stranded(at(60_050)), "seen for the first time");
+    assert!(!path.is_stranded(at(63_049)));
+    path.add_link(LinkId(1), BackendId::Sim, LinkRole::Data);
+    assert!(!path.is_stranded(at(63_060)));
+    path.link_lost(LinkId(1), at(63_100));
+    assert!(!path.is_stranded(at(63_100)));
+    assert!(!path.is_stranded(at(66_099)));
+    assert!(path.is_stranded(at(66_100)));
 }

@@ -95,7 +95,8 @@ pub enum PathEvent {
     Stop(TransferId),
     /// A transfer is over; said once.
     Ended(TransferId, End),
-    /// The fence of a transfer that had ended without proof is proven (or the peer is gone): its memory is free.
+    /// The fence of a transfer that had ended without proof is proven: its memory is free. When the peer goes first nothing
+    /// is proven, and the owner lets go by itself of what it holds for the peer's sake.
     Released(TransferId),
 }
 

@@ -74,7 +74,10 @@ impl Flaky {
 
     fn wrap(&self, link: Box<dyn Link>) -> Box<dyn Link> {
         let switches = Arc::<Switches>::default();
-        self.links.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&switches));
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.retain(|link| link.strong_count() > 0);
+        links.push(Arc::downgrade(&switches));
+        drop(links);
         Box::new(FlakyLink { link, switches, paused: Arc::clone(&self.paused) })
     }
 }

@@ -38,6 +38,12 @@ pub(super) fn find(start: *const u8, len_bytes: u64) -> Option<(Arc<Segment>, u6
     ARENA.find(start, len_bytes)
 }
 
+/// Bytes of the arena that are in use.
+pub(super) fn in_use_bytes() -> u64 {
+    let held = ARENA.lock();
+    held.iter().map(|held| held.segment.len_bytes() - held.free.values().sum::<u64>()).sum()
+}
+
 impl Arena {
     fn find(&self, start: *const u8, len_bytes: u64) -> Option<(Arc<Segment>, u64)> {
         let held = self.lock();

@@ -98,7 +98,7 @@ impl Worker {
     }
 }
 
-fn message(kind: FrameKind, region: u64, number: u64, payload: Bytes) -> Op {
+pub(super) fn message(kind: FrameKind, region: u64, number: u64, payload: Bytes) -> Op {
     let header =
         FrameHeader { region, transfer: number, lane: Lane::Control, ..FrameHeader::for_payload(kind, &payload) };
     Op::Message { header, payload }
