@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde_json::Value;
 use tempfile::TempDir;
 use xfer::migrate::GenerationRecord;
@@ -87,7 +87,11 @@ impl Process {
         let pid = Pid::from_raw(self.child.id() as i32).ok_or("a process without a number")?;
         kill_process(pid, signal)?;
         match signal {
-            Signal::STOP => self.stopped = true,
+            Signal::STOP => {
+                // A signal only asks for it: threads on other processors go on for a moment.
+                waitpid(Some(pid), WaitOptions::UNTRACED)?;
+                self.stopped = true;
+            }
             Signal::CONT => self.stopped = false,
             Signal::KILL => {
                 self.child.wait()?;
