@@ -54,10 +54,8 @@ impl Stock<'_> {
         let whole = all(|line| line.total);
         let sent_s = if whole { last_s(|line| line.total).max(fetched_s) } else { cut_s.max(fetched_s) };
         let mut compute_s = script.kept_s.clone();
-        for (line, at) in script.lines.iter().zip(&reached) {
-            for (_, target, seconds) in line.gains.iter().rev().take_while(|gain| gain.0 > *at) {
-                compute_s[*target] += seconds;
-            }
+        for (number, (line, at)) in script.lines.iter().zip(&reached).enumerate() {
+            self.add_late(number, line, *at, &mut compute_s);
         }
         let longest = |times: &[f64]| times.iter().copied().fold(0.0_f64, f64::max);
         let ready_s = match window.computing {
