@@ -9,7 +9,7 @@ use xfer_migrate_core::session::{Input, SourceConfig, SourceSession};
 use xfer_migrate_core::{
     Budget, GenerationRecord, GroupId, Item, ItemClass, ItemId, Manifest, PlanPolicy, RecomputeCost,
 };
-use xfer_plan::{Asset, Computing, Departure, KillLaw, LinkEstimate, Operation, Progress, Window, plan};
+use xfer_plan::{Asset, Computing, Departure, Handling, KillLaw, LinkEstimate, Operation, Progress, Window, plan};
 use xfer_transport_core::{Deadline, PeerId, RateInterval, Time};
 
 const ROUNDS: usize = 15;
@@ -114,7 +114,10 @@ fn departure(count: usize, spread: f64) -> Departure {
     let window = Window { notice_s, detect_s, reserve_s, link, law, computing };
     let (step_done_s, step_left_s, slowdown, rollback_s, reload_s) = (500.0, 500.0, 1.5, 900.0, 60.0);
     let progress = Progress { step_done_s, step_left_s, slowdown, rollback_s, reload_s };
-    Departure { assets, operations, leaving: vec![1], progress, window }.check().expect("the parts hold together")
+    let (leaving, handling, memory_bytes) = (vec![1], Handling::default(), Vec::new());
+    Departure { assets, operations, leaving, progress, window, handling, memory_bytes }
+        .check()
+        .expect("the parts hold together")
 }
 
 fn whole_plan(count: usize, spread: f64) -> Duration {

@@ -158,6 +158,7 @@ impl Stock<'_> {
     fn choose(&self, ladders: &[Ladder<'_>], line: usize, bytes_per_s: f64) -> Choice {
         let window = &self.departure.window;
         let room = (window.sending_s() * bytes_per_s) as u64;
+        let spare = self.spare_bytes;
         let state_bytes = self.bytes_of(&mut self.state[line].iter().copied());
         let step_bytes = self.step_bytes(line);
         let link = Link {
@@ -165,7 +166,7 @@ impl Stock<'_> {
             ahead_bytes: step_bytes,
             // What targets fetch from ranks that stay takes its time meanwhile.
             free_bytes: self.fetched_bytes.iter().copied().max().unwrap_or(0).saturating_sub(state_bytes),
-            room_bytes: room.saturating_sub(state_bytes).saturating_sub(step_bytes),
+            room_bytes: room.saturating_sub(state_bytes).saturating_sub(step_bytes).min(spare),
         };
         ladders[line].choose(link, window.computing)
     }

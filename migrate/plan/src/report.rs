@@ -6,6 +6,7 @@ use xfer_migrate_core::plan::BlocksError;
 
 use crate::departure::Departure;
 use crate::evaluate::{Outcome, OutcomeKind};
+use crate::memory::Shortage;
 use crate::mode::{Best, Mode, Shelf};
 use crate::script::{Kind, Script, Stock};
 
@@ -93,6 +94,8 @@ pub struct Planned {
     pub order: Vec<usize>,
     /// What becomes of each asset: what is sent in its order, then the others.
     pub rows: Vec<Row>,
+    /// Which modes some target refuses, because it has too little room.
+    pub short: Vec<(Mode, Shortage)>,
     /// The least loss of any plan, in seconds: no mode's bound is lower.
     pub bound_s: f64,
     /// How many bytes each leaving rank's link carries at most.
@@ -177,6 +180,7 @@ pub fn plan(departure: &Departure) -> Result<Planned, BlocksError> {
         sent_bytes: most(&|line| script.lines[line].total),
         needed_bytes: most(&|line| needs.lines[line].step_end),
         state_bytes: most(&|line| needs.lines[line].state_end),
+        short: stock.short.clone(),
         modes,
         script,
         bound_s,

@@ -8,6 +8,7 @@ use xfer_migrate_core::ItemClass;
 use xfer_migrate_core::plan::{Block, BlocksError, Choice, Parcel, Piece, blocks};
 
 use crate::departure::Departure;
+use crate::memory::Shortage;
 use crate::mode::Mode;
 
 /// What becomes of an asset, whatever the plan.
@@ -54,6 +55,10 @@ pub(crate) struct Stock<'a> {
     pub(crate) rates: Vec<f64>,
     /// Likewise the moments of death, and how likely each is.
     pub(crate) deaths: Vec<(f64, f64)>,
+    /// The modes in which a target would be offered more than it has room for, which it refuses.
+    pub(crate) short: Vec<(Mode, Shortage)>,
+    /// How many bytes of what can be computed again targets have room for together.
+    pub(crate) spare_bytes: u64,
     /// What each target has to compute whatever is sent: nothing of these can be sent any more.
     pub(crate) all_compute_s: Vec<f64>,
 }
@@ -144,6 +149,8 @@ impl<'a> Stock<'a> {
             fetched_bytes: vec![0; targets.len()],
             rates: departure.window.link.rates(),
             deaths: departure.window.law.deaths(),
+            short: Vec::new(),
+            spare_bytes: u64::MAX,
             all_compute_s: vec![0.0; targets.len()],
         };
         for (place, asset) in departure.assets.iter().enumerate() {
@@ -160,6 +167,8 @@ impl<'a> Stock<'a> {
         }
         stock.state.iter_mut().for_each(|state| order_state(departure, state));
         stock.order_computable()?;
+        stock.short = stock.shortages();
+        stock.spare_bytes = stock.spare_bytes(Mode::Stop).unwrap_or(u64::MAX);
         Ok(stock)
     }
 
@@ -253,7 +262,8 @@ impl<'a> Stock<'a> {
         let mut kept_s = self.all_compute_s.clone();
         let mut lines = Vec::with_capacity(self.lines);
         for number in 0..self.lines {
-            let mut line = Line { state_end: self.bytes_of(&mut self.state[number].iter().copied()), ..Line::default() };
+            let mut line =
+                Line { state_end: self.bytes_of(&mut self.state[number].iter().copied()), ..Line::default() };
             line.step_end = line.state_end + self.bytes_of(&mut self.wanted(mode, number));
             line.total = line.step_end;
             if let Some(choice) = chosen.get(number) {
