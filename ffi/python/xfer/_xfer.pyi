@@ -109,8 +109,8 @@ class Outgoing:
         """All that is offered so far, as JSON that `xfer plan --manifest` reads. `done_s`, `left_s`: of the open step; `slowdown`: how
         much longer one takes without this rank; `rollback_s`: the work since the last checkpoint; `reload_s`: reading it."""
     def report(self) -> dict[str, Any]:
-        """Figures of the migration as plain values: plan, predicted_s, resume_parts_s, order, moved_bytes and seconds by class, phases_s, path,
-        generation."""
+        """Figures of the migration as plain values: plan, predicted_s, resume_parts_s, order, moved_bytes and seconds by class,
+        phases_s, path, generation."""
 
 @final
 class Incoming:

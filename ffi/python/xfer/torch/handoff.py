@@ -186,6 +186,11 @@ class HandOver:
                 meanwhile_s += replayed * handling.graph.seconds
                 after_s += replayed * handling.bind.seconds
                 after_s += (len(shard.in_flight) - replayed) * shard.forward_s
+            forward_s = max((self._stage.shards[layer].forward_s for layer in layers), default=0.0)
+            if self._after.count(rank) * forward_s > meanwhile_s:
+                # A microbatch through its layers takes longer than all of that: it has work of its own until the layers
+                # are its own, and hears of it at its next safe point, half a backward later.
+                meanwhile_s, after_s = 0.0, after_s + meanwhile_s + forward_s
             loads.append(Load(meanwhile_s, after_s))
         return max(loads, key=lambda load: load.meanwhile_s + load.after_s)
 
