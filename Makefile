@@ -112,6 +112,8 @@ bench: wheel ## measures what this machine does: the transport, a hand-over, a r
 	@XFER_LOG=off $(cargo) bench --locked --quiet --bench detection
 	$(call say,a backward from replayed state)
 	@$(VENV_PYTHON) ffi/python/benches/replay_bench.py
+	$(call say,what timing each forward costs a training run)
+	@$(VENV_PYTHON) ffi/python/benches/timing_bench.py
 
 canary: setup ## cancels 100,000 transfers at random instants, each way, and looks for bytes that come too late
 	@$(cargo) bench --locked --quiet --package xfer-transport --bench canary

@@ -59,7 +59,7 @@ pub use xfer_transport_core::{Deadline, Lane, PeerId, Place, RegionId, RemoteReg
 pub mod migrate {
     pub use xfer_migrate::{
         Cost, Ended, HandOver, HandOverError, Incoming, MigrationError, Migrations, MigrationsConfig, Moved,
-        OfferError, Outcome, OutcomeKind, Outgoing, Report, Rescue, Trace, Trip,
+        OfferError, Outcome, OutcomeKind, Outgoing, Progress, Report, Rescue, TakeOver, Trace, Trip,
     };
     pub use xfer_migrate_core::{GenerationKind, GenerationRecord, Item, ItemClass};
 }

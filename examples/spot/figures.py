@@ -24,6 +24,10 @@ _KINDS = (
 )
 
 
+# The parts of what was predicted, in order.
+RESUME = ("describe", "stream", "verify", "commit", "take over", "compute again")
+
+
 @dataclass
 class Figures:
     """What happened to the layers of the node that left."""
@@ -36,7 +40,9 @@ class Figures:
     phases_s: dict[str, float] = field(default_factory=dict)
     transfer_phases_s: dict[str, float] = field(default_factory=dict)
     predicted_s: float | None = None
-    """From the notice to when everything was to be at its new owner, sent or computed, as node 1 planned it."""
+    """From the notice to when the last new owner was to go on, as node 1 planned it."""
+    resume_parts_s: dict[str, float] = field(default_factory=dict)
+    """What that is made of."""
     resumed_s: float | None = None
     """From the notice to when the last new owner went on."""
     manifest: str | None = None
@@ -52,7 +58,6 @@ class Figures:
     went_back: tuple[int, int] | None = None
     losses: dict[int, float] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
-    _adopt_s: float = 0.0
 
     @staticmethod
     def of(events: list[Event], step: int) -> Figures:
@@ -72,13 +77,10 @@ class Figures:
             case "decided":
                 self._add_outcome(event)
                 report = event["report"]
-                if report["predicted_s"] is not None:
-                    self.predicted_s = report["predicted_s"] + self._adopt_s
+                self.predicted_s, self.resume_parts_s = report["predicted_s"], report["resume_parts_s"]
                 self.order, self.path, self.transfer_phases_s = report["order"], report["path"], report["phases_s"]
                 for kind, moved in report["moved"].items():
                     self._class(kind)["seconds"] = moved["seconds"]
-            case "cut":
-                self._adopt_s = event["adopt_s"]
             case "offered all":
                 self.manifest = event["manifest"]
             case "followed" if "report" in event:

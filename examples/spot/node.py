@@ -15,7 +15,7 @@ import torch
 import xfer
 from xfer.torch import Checkpoints, LayersLost, Stage
 from xfer.torch.checkpoint import write_tensors
-from xfer.torch.handoff import Activations
+from xfer.torch.handoff import Activations, Leave
 
 from . import snippet
 from .model import Config, pipeline, tensors_of
@@ -40,6 +40,7 @@ class Plan:
     deadline_s: float
     link_bytes_per_s: int | None
     activations: Activations
+    leave: Leave
     checkpoint_every: int
     watch_transfer: bool
     wants_manifest: bool
@@ -145,6 +146,7 @@ class SpotStage(Stage):
             engine,
             checkpoints=Checkpoints(plan.folder / "checkpoints", plan.config.layers, plan.checkpoint_every),
             activations=plan.activations,
+            leave=plan.leave,
             patience_s=PATIENCE_S,
             observe=self._observe,
         )
@@ -155,7 +157,7 @@ class SpotStage(Stage):
             facts = {**facts, "loss": sum(loss / len(losses) for loss in losses)}
         self._node.tell(what, facts)
         if what == "cut" and self._node.plan.wants_manifest and (outgoing := self.engine.outgoing()) is not None:
-            self._node.tell("offered all", {"manifest": outgoing.manifest()})
+            self._node.tell("offered all", {"manifest": outgoing.manifest(**self.progress())})
 
     def at_safe_point(self) -> None:
         if self._marked and self._is_at_the_mark():

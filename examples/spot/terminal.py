@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import TextIO
 
-from .figures import Event, Figures, runs_of
+from .figures import RESUME, Event, Figures, runs_of
 from .node import LEAVING, Plan
 
 # What moves, in words, in the order in which a hand-over wants it to arrive.
@@ -111,6 +111,8 @@ class Terminal:
             if figures.predicted_s is not None and figures.resumed_s is not None:
                 both = f"{_span(figures.predicted_s)}; it was {_span(figures.resumed_s)}"
                 self._line(f"    {self._dim(f'planned to resume after {both}')}")
+                parts = [f"{part} {_span(seconds)}" for part in RESUME if (seconds := figures.resume_parts_s.get(part, 0.0)) > 0]
+                self._line(f"    {self._dim('planned: ' + ', '.join(parts))}")
         if self._snippet is not None:
             self._headline("the same for a single y that was received (one Linear, SGD with momentum)")
             says = self._good("torch.equal") if self._snippet["equal"] else self._bad("different")

@@ -30,6 +30,7 @@ pub(crate) fn about(title: &str, departure: &Departure, planned: &Planned, plan_
         percent(expected.p_rollback),
         percent(expected.p_step_lost),
     ));
+    text.push_str(&parts(planned));
     text.push_str(&format!(
         "no plan loses less than {}: gap {} (planned in {plan_ms:.1} ms)\n\n",
         seconds(planned.bound_s),
@@ -39,7 +40,29 @@ pub(crate) fn about(title: &str, departure: &Departure, planned: &Planned, plan_
     text.push('\n');
     text.push_str(&first_items(departure, planned));
     text.push_str(&modes(planned));
+    text.push_str(&shortages(planned));
     text.push_str(&remedies(&planned.remedies(departure)));
+    text
+}
+
+/// What there is between the notice and going on: what takes no time isn't said.
+fn parts(planned: &Planned) -> String {
+    let parts = planned.expected().typical.parts.named().into_iter().filter(|(_, part_s)| *part_s > 0.0);
+    let parts: Vec<String> = parts.map(|(part, part_s)| format!("{part} {}", seconds(part_s))).collect();
+    if parts.is_empty() { String::new() } else { format!("  of that {}\n", parts.join(", ")) }
+}
+
+/// Which modes are refused because a new owner has too little room.
+fn shortages(planned: &Planned) -> String {
+    let mut text = String::new();
+    for (mode, short) in &planned.short {
+        text.push_str(&format!(
+            "{mode} is refused: rank {} would get {} at least, and has room for {}\n",
+            short.rank,
+            bytes(short.needed_bytes),
+            bytes(short.room_bytes)
+        ));
+    }
     text
 }
 

@@ -1,15 +1,18 @@
-"""Hand-overs over links of several rates: what is sent and what is computed again, and how well it was predicted.
+"""Hand-overs on both sides of the frontier between sending and computing again, and how well each was predicted.
 
-    python ffi/python/benches/frontier_bench.py [--d-model 512] [--links 200Mbps 1Gbps 4Gbps none]
+    python ffi/python/benches/frontier_bench.py [--settings none/30s 10Gbps/800ms 1Gbps/30s] [--rounds 3]
 
-Each row is one run of examples/spot_handoff.py, checked against an undisturbed one. Times count from the notice to the
-last new owner's going on; "planned" is what node 1 expected when it had offered everything.
+A setting is what the leaving node can send ("none": no limit), and how long its notice is. Each round is a run of
+examples/spot_handoff.py that is checked against an undisturbed one; a row has the medians of its rounds. Times count
+from the notice to when the last new owner goes on; "planned" is what the leaving node expected once it had offered
+everything, from what it had measured by then.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,37 +21,76 @@ from typing import Any
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "spot_handoff.py"
 
+# The parts of what is planned beside the phases that they are measured as.
+PARTS = (
+    ("describe", ("describe",), ("reach a safe point", "describe what is in flight")),
+    ("stream and commit", ("stream", "verify", "commit"), ("stream and commit",)),
+    ("take over", ("take over", "compute again"), ("take over",)),
+)
 
-def run(link: str, options: argparse.Namespace, figures: Path) -> dict[str, Any]:
+
+def run(setting: str, options: argparse.Namespace, figures: Path) -> dict[str, Any]:
     """The figures of one run."""
-    command = [sys.executable, str(EXAMPLE), "--activations", "cheapest", "--notice", options.notice]
-    command += ["--d-model", str(options.d_model), "--sequence", str(options.sequence), "--steps", "4"]
+    link, _, notice = setting.partition("/")
+    command = [sys.executable, str(EXAMPLE), "--activations", "cheapest", "--notice", notice or "30s"]
+    command += ["--d-model", str(options.d_model), "--sequence", str(options.sequence), "--batch", str(options.batch)]
+    command += ["--microbatches", "4", "--steps", "2", "--notice-step", "1"]
     command += ["--json", str(figures)] + (["--link", link] if link != "none" else [])
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     found: dict[str, Any] = json.loads(figures.read_text())
+    if done.returncode != 0 or not found["equal"]:
+        sys.exit(f"{setting}: {found['verdict']}: give it a longer notice or a quicker link")
     return found
+
+
+def middle(rounds: list[dict[str, Any]], *path: str) -> float:
+    """The median of a figure over all rounds; 0 where a round has none."""
+
+    def figure(found: Any) -> float:
+        for key in path:
+            found = found.get(key, {})
+        return found if isinstance(found, (int, float)) else 0.0
+
+    return statistics.median(figure(found) for found in rounds)
+
+
+def row(setting: str, rounds: list[dict[str, Any]]) -> str:
+    """A line of the table."""
+    saved = middle(rounds, "moved_bytes", "saved") / 1e6
+    state = statistics.median(sum(found["moved_bytes"].values()) for found in rounds) / 1e6 - saved
+    replayed, computed = (statistics.median(len(found[how]) for found in rounds) for how in ("replayed", "recomputed"))
+    planned, measured = middle(rounds, "predicted_s"), middle(rounds, "resumed_s")
+    off = statistics.median(found["predicted_s"] / found["resumed_s"] - 1 for found in rounds)
+    return (
+        f"{setting:>14} {state:>6.0f} MB {saved:>6.0f} MB {replayed:>9.0f} {computed:>9.0f} "
+        f"{planned:>7.2f} s {measured:>7.2f} s {off:>+8.1%}"
+    )
+
+
+def parts(rounds: list[dict[str, Any]]) -> Any:
+    """What was planned and measured of each part."""
+    for name, planned, measured in PARTS:
+        planned_s = sum(middle(rounds, "resume_parts_s", part) for part in planned)
+        measured_s = sum(middle(rounds, "phases_s", phase) for phase in measured)
+        yield f"{name} {planned_s:.2f} / {measured_s:.2f} s"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--links", nargs="+", default=["200Mbps", "1Gbps", "4Gbps", "none"])
-    parser.add_argument("--notice", default="30s")
-    parser.add_argument("--d-model", type=int, default=512)
-    parser.add_argument("--sequence", type=int, default=128)
+    settings = ["none/30s", "10Gbps/800ms", "1Gbps/30s"]
+    parser.add_argument("--settings", nargs="+", default=settings, metavar="LINK/NOTICE")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--d-model", type=int, default=256)
+    parser.add_argument("--sequence", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=8)
     options = parser.parse_args()
-    print(f"{'link':>8} {'state':>9} {'saved':>9} {'replayed':>9} {'computed':>9} {'planned':>9} {'measured':>9} {'off':>7}")
+    heads = (("setting", 14), ("state", 9), ("saved", 9), ("replayed", 9), ("computed", 9))
+    print(" ".join(f"{head:>{width}}" for head, width in heads), f"{'planned':>9} {'measured':>9} {'off':>8}")
     with tempfile.TemporaryDirectory() as folder:
-        for link in options.links:
-            found = run(link, options, Path(folder) / "figures.json")
-            moved = found["moved_bytes"]
-            saved = moved.get("saved", 0) / 1e6
-            state = sum(moved.values()) / 1e6 - saved
-            planned, measured = found["predicted_s"], found["resumed_s"]
-            print(
-                f"{link:>8} {state:>6.0f} MB {saved:>6.0f} MB {len(found['replayed']):>9} {len(found['recomputed']):>9} "
-                f"{planned:>7.2f} s {measured:>7.2f} s {planned / measured - 1:>+7.1%}",
-                flush=True,
-            )
+        for setting in options.settings:
+            rounds = [run(setting, options, Path(folder) / "figures.json") for _ in range(options.rounds)]
+            print(row(setting, rounds))
+            print(f"{'':>14} planned / measured: {', '.join(parts(rounds))}", flush=True)
 
 
 if __name__ == "__main__":

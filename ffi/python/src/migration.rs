@@ -6,7 +6,7 @@ use pyo3::exceptions::PyTimeoutError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use xfer::Engine;
-use xfer::migrate::{self, Rescue};
+use xfer::migrate::{self, Progress, Rescue, TakeOver};
 
 use crate::error::{self, Interrupted};
 use crate::item::Item;
@@ -98,8 +98,10 @@ impl Outgoing {
     }
 
     /// Nothing more comes; `record` travels with the commit.
-    fn cut(&self, py: Python<'_>, record: Vec<u8>) -> PyResult<()> {
-        py.detach(|| self.outgoing.cut(record.into())).map_err(error::failed)
+    #[pyo3(signature = (record, meanwhile_s=0.0, after_s=0.0))]
+    fn cut(&self, py: Python<'_>, record: Vec<u8>, meanwhile_s: f64, after_s: f64) -> PyResult<()> {
+        let (meanwhile, after) = (wait::duration(meanwhile_s)?, wait::duration(after_s)?);
+        py.detach(|| self.outgoing.cut_for(record.into(), TakeOver { meanwhile, after })).map_err(error::failed)
     }
 
     /// The notice was withdrawn: ends "withdrawn" unless a commit came first.
@@ -128,8 +130,21 @@ impl Outgoing {
     }
 
     /// All that is offered so far, as `xfer plan --manifest` reads it.
-    fn manifest(&self, py: Python<'_>) -> PyResult<String> {
-        py.detach(|| self.outgoing.manifest_json()).map_err(error::failed)
+    #[pyo3(signature = (done_s=0.0, left_s=0.0, slowdown=1.0, rollback_s=900.0, reload_s=60.0))]
+    fn manifest(
+        &self,
+        py: Python<'_>,
+        done_s: f64,
+        left_s: f64,
+        slowdown: f64,
+        rollback_s: f64,
+        reload_s: f64,
+    ) -> PyResult<String> {
+        for seconds in [done_s, left_s, slowdown, rollback_s, reload_s] {
+            wait::duration(seconds)?;
+        }
+        let progress = Progress { step_done_s: done_s, step_left_s: left_s, slowdown, rollback_s, reload_s };
+        py.detach(|| self.outgoing.manifest_json(progress)).map_err(error::failed)
     }
 
     /// Figures of the migration as plain values.

@@ -97,16 +97,20 @@ class Outgoing:
 
     def offer(self, items: Sequence[Item]) -> None:
         """Adds items; may be called several times before `cut`. Names are unique over the migration."""
-    def cut(self, record: bytes) -> None:
-        """Nothing more comes: `record` (<= 1 MiB; cursor, step, whatever the new owners must know) travels with the commit."""
+    def cut(self, record: bytes, meanwhile_s: float = 0.0, after_s: float = 0.0) -> None:
+        """Nothing more comes: `record` (<= 1 MiB; cursor, step, whatever the new owners must know) travels with the commit. For the
+        forecast: what the new owner that has most to do does while bytes come, and once the layers are its own."""
     def withdraw(self) -> Outcome:
         """The notice was withdrawn. Ends "withdrawn" if that is decided before a commit; else the commit stands."""
     def wait(self, timeout: float | None = None, interruptible: bool = False) -> Outcome: ...
-    def manifest(self) -> str:
-        """All that is offered so far, as JSON that `xfer plan --manifest` reads."""
+    def manifest(
+        self, done_s: float = 0.0, left_s: float = 0.0, slowdown: float = 1.0, rollback_s: float = 900.0, reload_s: float = 60.0
+    ) -> str:
+        """All that is offered so far, as JSON that `xfer plan --manifest` reads. `done_s`, `left_s`: of the open step; `slowdown`: how
+        much longer one takes without this rank; `rollback_s`: the work since the last checkpoint; `reload_s`: reading it."""
     def report(self) -> dict[str, Any]:
-        """Figures of the migration as plain values: plan, predicted_s, order, moved_bytes and seconds by class, phases_s, path,
-        generation."""
+        """Figures of the migration as plain values: plan, predicted_s, resume_parts_s, order, moved_bytes and seconds by class,
+        phases_s, path, generation."""
 
 @final
 class Incoming:

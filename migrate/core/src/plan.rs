@@ -18,7 +18,7 @@ use crate::manifest::Manifest;
 
 pub use blocks::{Block, BlocksError, Parcel, best_saved_ns, blocks};
 pub use planner::{Planner, Standing};
-pub use ship::{Choice, Computing, Link, Piece, choose};
+pub use ship::{Choice, Computing, Ladder, Link, Piece, choose};
 
 /// Which of the items that can be computed again are sent all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -73,6 +73,8 @@ pub struct Plan {
     pub verdict: Verdict,
     /// When everything is there, sent or computed, at the middle rate and counted from the moment of planning.
     pub ready: Duration,
+    /// When everything that is sent is there, likewise: what is left until `ready` is computing.
+    pub sent: Duration,
     /// What of that comes behind the last irreplaceable byte.
     pub end: Duration,
     /// No choice of what to send comes below that, even if groups could be sent in part.
@@ -123,12 +125,14 @@ impl Plan {
     fn of(sent: &[&Item], kept: &[&Item], budget: &Budget, bytes_ahead: u64, choice: &Choice) -> Self {
         let irreplaceable = sent.iter().filter(|item| item.cost.is_irreplaceable());
         let needed_bytes = irreplaceable.fold(bytes_ahead, |sum, item| sum.saturating_add(item.bytes));
+        let needed = time_for(needed_bytes, budget.rate_middle());
         let ids = |items: &[&Item]| items.iter().map(|item| item.id).collect();
         Self {
             order: ids(sent),
             recompute: ids(kept),
             verdict: verdict(sent, kept, budget, bytes_ahead),
-            ready: time_for(needed_bytes, budget.rate_middle()).saturating_add(Duration::from_nanos(choice.end_ns)),
+            ready: needed.saturating_add(Duration::from_nanos(choice.end_ns)),
+            sent: needed.saturating_add(Duration::from_nanos(choice.sent_ns)),
             end: Duration::from_nanos(choice.end_ns),
             bound: Duration::from_nanos(choice.bound_ns),
             rows: rows(sent, kept, budget, bytes_ahead),

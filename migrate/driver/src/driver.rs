@@ -11,9 +11,11 @@ use bytes::Bytes;
 use xfer_migrate_core::session::Input;
 use xfer_migrate_core::store::records::GENERATION_KEY;
 use xfer_migrate_core::{Body, GenerationRecord, ItemId, Message, MigrationId, Seal};
+use xfer_plan::Progress;
 use xfer_transport::{Channel, Endpoint, Grant, Incoming as FromPeer, PeerEvent, Region, TransferError, Transferred};
 use xfer_transport_core::{Deadline, PeerId, Time};
 
+use crate::forecast::TakeOver;
 use crate::migrations::{HandOverError, MigrationsConfig, OfferError, Outgoing, Shared, StartError};
 use crate::pause;
 use crate::rescue::{HandOver, Rescue};
@@ -48,9 +50,11 @@ pub(crate) enum Job {
     },
     Cut {
         record: Bytes,
+        take_over: TakeOver,
         answer: SyncSender<Result<(), OfferError>>,
     },
     Manifest {
+        progress: Progress,
         answer: SyncSender<Result<String, OfferError>>,
     },
     Withdraw {
@@ -70,6 +74,8 @@ pub(crate) enum Job {
         item: ItemId,
         moved: Transferred,
         unchanged: bool,
+        /// What reading it took.
+        took: Duration,
     },
     /// The notice for this process was taken back.
     Stay,
@@ -112,12 +118,15 @@ pub(crate) struct Context {
     pub(crate) store_worker: Worker,
     /// Who wants to know of migrations that have ended.
     ended: Option<Sender<Ended>>,
+    /// What a question to the store took when this process began.
+    pub(crate) store_answers_in: Duration,
+    /// How many bytes others may hand over to this process at once, and, as a job is configured alike, it to them.
+    pub(crate) memory_limit_bytes: u64,
 }
 
 struct Driver {
     context: Context,
     shared: Weak<Shared>,
-    config: MigrationsConfig,
     generation: GenerationRecord,
     attempts: u32,
     /// When this process has to be gone, if anybody said so.
@@ -135,6 +144,9 @@ pub(crate) fn start(
     config: MigrationsConfig,
 ) -> Result<(), StartError> {
     let (version, generation) = first_generation(&*store)?;
+    let asked = endpoint.now();
+    store.get(GENERATION_KEY)?;
+    let store_answers_in = endpoint.now().since(asked);
     shared.state().generation = Some(generation.clone());
 
     forward(endpoint.subscribe(CHANNEL), &shared.jobs, "xfer-migrate-in", Job::FromPeer)?;
@@ -149,9 +161,10 @@ pub(crate) fn start(
             memory_worker: worker("xfer-migrate-mem")?,
             store_worker: worker("xfer-migrate-kv")?,
             ended: config.ended.clone(),
+            store_answers_in,
+            memory_limit_bytes: config.memory_limit_bytes,
         },
         shared: Arc::downgrade(shared),
-        config,
         generation,
         attempts: 0,
         leaving: None,
@@ -274,12 +287,12 @@ impl Driver {
             Job::Offer { items, answer } => {
                 let _ = answer.send(self.with_source(|source| source.offer(now, items)));
             }
-            Job::Cut { record, answer } => {
-                let _ = answer.send(self.with_source(|source| source.cut(now, record)));
+            Job::Cut { record, take_over, answer } => {
+                let _ = answer.send(self.with_source(|source| source.cut(now, record, take_over)));
             }
-            Job::Manifest { answer } => {
+            Job::Manifest { progress, answer } => {
                 let context = &self.context;
-                let text = self.source.as_ref().map(|source| source.manifest(context, now));
+                let text = self.source.as_ref().map(|source| source.manifest(context, now, progress));
                 let _ = answer.send(text.ok_or(OfferError::Closed));
             }
             Job::Withdraw { answer } => {
@@ -293,9 +306,9 @@ impl Driver {
                     source.written(&self.context, now, item, result);
                 }
             }
-            Job::Compared { migration, item, moved, unchanged } => {
+            Job::Compared { migration, item, moved, unchanged, took } => {
                 if let Some(source) = self.source.as_mut().filter(|source| source.migration() == migration) {
-                    source.compared(now, item, &moved, unchanged);
+                    source.compared(now, item, &moved, unchanged, took);
                 }
             }
             Job::Stay => self.leaving = None,
@@ -354,7 +367,7 @@ impl Driver {
             }
         }
         let in_use: u64 = self.targets.values().map(TargetRun::memory_bytes).sum();
-        let available_bytes = self.config.memory_limit_bytes.saturating_sub(in_use);
+        let available_bytes = self.context.memory_limit_bytes.saturating_sub(in_use);
         let mut run = TargetRun::new(&self.context, &shared, migration, self.generation.clone(), available_bytes, now);
         if let Some(deadline) = self.leaving {
             run.input(now, Input::Notice { deadline });

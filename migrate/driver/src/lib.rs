@@ -13,6 +13,7 @@
 
 mod bell;
 mod driver;
+mod forecast;
 mod migrations;
 mod outcome;
 mod pause;
@@ -26,8 +27,10 @@ mod watch;
 mod worker;
 
 pub use bell::Bell;
+pub use forecast::TakeOver;
 pub use migrations::{HandOverError, Incoming, Migrations, MigrationsConfig, OfferError, Outgoing, StartError};
 pub use outcome::{MigrationError, Outcome, OutcomeKind};
 pub use report::{Moved, Report};
 pub use rescue::{Cost, HandOver, Rescue};
 pub use trace::{Ended, Trace, Trip};
+pub use xfer_plan::Progress;

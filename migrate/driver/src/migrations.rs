@@ -9,10 +9,12 @@ use bytes::Bytes;
 use thiserror::Error;
 use xfer_migrate_core::session::{SourceConfigError, Violation};
 use xfer_migrate_core::{GenerationRecord, Item};
+use xfer_plan::Progress;
 use xfer_transport::{Endpoint, Region};
 
 use crate::bell::Bell;
 use crate::driver::{self, Job};
+use crate::forecast::TakeOver;
 use crate::outcome::{MigrationError, Outcome};
 use crate::report::Report;
 use crate::rescue::{HandOver, Rescue};
@@ -235,7 +237,12 @@ impl Outgoing {
 
     /// Nothing more comes: `record` (cursor, step, whatever the new owners must know; at most 1 MiB) travels with the commit.
     pub fn cut(&self, record: Bytes) -> Result<(), OfferError> {
-        self.ask(|answer| Job::Cut { record, answer })
+        self.cut_for(record, TakeOver::default())
+    }
+
+    /// [`Outgoing::cut`] for new owners that need `take_over` to make what comes their own: for the report's forecast.
+    pub fn cut_for(&self, record: Bytes, take_over: TakeOver) -> Result<(), OfferError> {
+        self.ask(|answer| Job::Cut { record, take_over, answer })
     }
 
     /// The notice was withdrawn: ends [`OutcomeKind::Withdrawn`](crate::OutcomeKind::Withdrawn) if that is decided before a commit.
@@ -243,9 +250,10 @@ impl Outgoing {
         self.ask(|answer| Job::Withdraw { answer })
     }
 
-    /// All that is offered so far, as a file that `xfer plan --manifest` reads: JSON, with what the link is known to carry.
-    pub fn manifest_json(&self) -> Result<String, OfferError> {
-        self.ask(|answer| Job::Manifest { answer })
+    /// All that is offered so far, as a file that `xfer plan --manifest` reads: JSON, with what the link is known to carry, what
+    /// taking over costs, and `progress` of the training.
+    pub fn manifest_json(&self, progress: Progress) -> Result<String, OfferError> {
+        self.ask(|answer| Job::Manifest { progress, answer })
     }
 
     /// How it ended, if it has.

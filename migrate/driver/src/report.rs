@@ -38,9 +38,9 @@ pub struct Report {
     pub skipped: Vec<String>,
     /// What the planner said last, in words.
     pub plan: String,
-    /// When everything was to be at its new owner, sent or computed, in seconds from the beginning: at a source, as it was
-    /// predicted when nothing more was offered.
-    pub predicted_s: Option<f64>,
+    /// At a source, what it expected when nothing more was offered: the parts from the beginning to when the last new owner goes
+    /// on, and how many seconds each takes. All of them were measured before: nothing is taken from a table.
+    pub resume_parts_s: Vec<(&'static str, f64)>,
     /// Bytes by the backend that carried them.
     pub path: BTreeMap<String, u64>,
     /// Chunks that had to be sent twice.
@@ -60,6 +60,12 @@ impl Report {
         self.moved.values().map(|moved| moved.items).sum()
     }
 
+    /// When the last new owner was to go on, in seconds from the beginning: all of [`Report::resume_parts_s`].
+    pub fn predicted_s(&self) -> Option<f64> {
+        let parts = &self.resume_parts_s;
+        (!parts.is_empty()).then(|| parts.iter().map(|(_, seconds)| seconds).sum())
+    }
+
     /// The report as a JSON object; all times in seconds, all sizes in bytes.
     pub fn to_json(&self) -> String {
         let moved: serde_json::Map<String, serde_json::Value> = self
@@ -73,6 +79,9 @@ impl Report {
             .collect();
         let phases: serde_json::Map<String, serde_json::Value> =
             self.phases_s.iter().map(|(phase, seconds)| ((*phase).to_owned(), (*seconds).into())).collect();
+        let parts = self.resume_parts_s.iter();
+        let resume: serde_json::Map<String, serde_json::Value> =
+            parts.map(|(part, seconds)| ((*part).to_owned(), (*seconds).into())).collect();
         serde_json::json!({
             "side": self.side,
             "generation": self.generation,
@@ -83,7 +92,8 @@ impl Report {
             "order": self.order,
             "skipped": self.skipped,
             "plan": self.plan,
-            "predicted_s": self.predicted_s,
+            "predicted_s": self.predicted_s(),
+            "resume_parts_s": resume,
             "path": self.path,
             "retried_chunks": self.retried_chunks,
             "phases_s": phases,

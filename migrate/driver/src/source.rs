@@ -8,10 +8,13 @@ use bytes::Bytes;
 
 use xfer_migrate_core::session::{Event, Input, Output, SourceConfig, SourceConfigError, SourceSession, SourceState};
 use xfer_migrate_core::{GenerationRecord, GroupId, Item, ItemId, MigrationId, PlanPolicy, RecomputeCost};
+use xfer_plan::manifest::Live;
+use xfer_plan::{Handling, Progress};
 use xfer_transport::{Region, TransferError, TransferHandle, Transferred};
 use xfer_transport_core::{Deadline, Lane, PeerId, RateInterval, RemoteRegion, Time};
 
 use crate::driver::{Context, Job};
+use crate::forecast::{Left, Pace, TakeOver};
 use crate::migrations::{OfferError, Outgoing, Shared, View, lock};
 use crate::outcome::{MigrationError, Outcome};
 use crate::report::{Busy, Moved, Timeline};
@@ -36,8 +39,12 @@ pub(crate) struct SourceRun {
     items: HashMap<ItemId, (Item, Region)>,
     writes: HashMap<ItemId, TransferHandle>,
     told: Option<RateInterval>,
-    /// When the latest plan was made, and how long after that everything was to be there.
-    planned: Option<(Time, Duration)>,
+    /// When the latest plan was made.
+    planned: Option<Time>,
+    pace: Pace,
+    /// When a target was told that an item is written.
+    told_at: HashMap<ItemId, Time>,
+    take_over: TakeOver,
     /// How many items the plan in the report is about.
     planned_items: usize,
     moved: BTreeMap<&'static str, Moved>,
@@ -90,6 +97,9 @@ impl SourceRun {
             writes: HashMap::new(),
             told: None,
             planned: None,
+            pace: Pace::new(context.store_answers_in),
+            told_at: HashMap::new(),
+            take_over: TakeOver::default(),
             planned_items: 0,
             moved: BTreeMap::new(),
             landed: HashSet::new(),
@@ -127,25 +137,49 @@ impl SourceRun {
         Ok(())
     }
 
-    pub(crate) fn cut(&mut self, now: Time, record: Bytes) -> Result<(), OfferError> {
+    pub(crate) fn cut(&mut self, now: Time, record: Bytes, take_over: TakeOver) -> Result<(), OfferError> {
         self.session.handle(now, Input::Cut { record }).map_err(OfferError::Refused)?;
         self.timeline.end("cut", now);
-        lock(&self.outgoing.view).report.predicted_s =
-            self.planned.map(|(at, ready)| at.after(ready).since(self.timeline.start()).as_secs_f64());
+        self.take_over = take_over;
+        if let Some(planned) = self.planned {
+            let so_far = now.since(self.timeline.start());
+            lock(&self.outgoing.view).report.resume_parts_s =
+                self.pace.parts_s(so_far, self.left(planned, now), take_over);
+        }
         Ok(())
     }
 
+    /// What is still to come by the latest plan, made at `planned`.
+    fn left(&self, planned: Time, now: Time) -> Left {
+        let plan = self.session.plan();
+        let sent = plan.order.iter().chain(self.writes.keys()).filter_map(|item| self.items.get(item));
+        Left {
+            stream: planned.after(plan.sent).since(now),
+            compute: plan.ready.saturating_sub(plan.sent),
+            bytes: sent.map(|(item, _)| item.bytes).sum(),
+        }
+    }
+
     /// All that is offered, as a file that `xfer plan --manifest` reads.
-    pub(crate) fn manifest(&self, context: &Context, now: Time) -> String {
+    pub(crate) fn manifest(&self, context: &Context, now: Time, progress: Progress) -> String {
         let rate = measured(context, &self.targets).unwrap_or_else(|| at_most(context, RATE_UNKNOWN));
         let names: BTreeMap<u32, &str> = self.groups.iter().map(|(name, group)| (group.0, name.as_str())).collect();
-        xfer_plan::manifest::write(
-            self.session.manifest(),
-            self.migration.source.rank,
-            self.deadline.left(now).as_secs_f64(),
-            (rate.low as f64, rate.high as f64),
-            |group| names.get(&group.0).map_or_else(|| format!("group {}", group.0), |name| (*name).to_owned()),
-        )
+        let live = Live {
+            leaving: self.migration.source.rank,
+            notice_s: self.deadline.left(now).as_secs_f64(),
+            rate: (rate.low as f64, rate.high as f64),
+            progress,
+            handling: Handling {
+                digest_bytes_per_s: self.pace.digest_bytes_per_s(),
+                commit_s: self.pace.commit().as_secs_f64(),
+                meanwhile_s: self.take_over.meanwhile.as_secs_f64(),
+                after_s: self.take_over.after.as_secs_f64(),
+            },
+            memory_bytes: self.targets.iter().map(|rank| (*rank, context.memory_limit_bytes)).collect(),
+        };
+        xfer_plan::manifest::write(self.session.manifest(), &live, |group| {
+            names.get(&group.0).map_or_else(|| format!("group {}", group.0), |name| (*name).to_owned())
+        })
     }
 
     pub(crate) fn withdraw(&mut self, now: Time) -> Result<(), OfferError> {
@@ -184,9 +218,15 @@ impl SourceRun {
             // loop that writes meanwhile would leave half a step.
             Ok(moved) => {
                 let (migration, region, crc32c) = (self.migration, region.clone(), moved.crc32c);
-                let compared = move |unchanged| Some(Job::Compared { migration, item, moved, unchanged });
+                let endpoint = context.endpoint.clone();
+                let compared = move |unchanged, took| Some(Job::Compared { migration, item, moved, unchanged, took });
                 let otherwise = compared.clone();
-                context.memory_worker.run(move || compared(region.crc32c() == crc32c), move |_| otherwise(false));
+                let compare = move || {
+                    let began = endpoint.now();
+                    let unchanged = region.crc32c() == crc32c;
+                    compared(unchanged, endpoint.now().since(began))
+                };
+                context.memory_worker.run(compare, move |_| otherwise(false, Duration::ZERO));
             }
             Err(error) => {
                 let retry = matches!(error, TransferError::Damaged { .. });
@@ -196,8 +236,12 @@ impl SourceRun {
     }
 
     /// What was written was compared with what is there now.
-    pub(crate) fn compared(&mut self, now: Time, item: ItemId, moved: &Transferred, unchanged: bool) {
+    pub(crate) fn compared(&mut self, now: Time, item: ItemId, moved: &Transferred, unchanged: bool, took: Duration) {
         self.timeline.reach("stream", now);
+        if let Some((about, _)) = self.items.get(&item) {
+            self.pace.digested(about.bytes, took);
+            self.told_at.insert(item, now);
+        }
         let mut view = lock(&self.outgoing.view);
         for (backend, bytes) in &moved.over {
             *view.report.path.entry(backend.to_string()).or_default() += bytes;
@@ -357,7 +401,7 @@ impl SourceRun {
                 tracing::debug!(migration = %self.migration, ?verdict, "planned");
                 let mut view = lock(&self.outgoing.view);
                 let plan = self.session.plan();
-                self.planned = Some((now, plan.ready));
+                self.planned = Some(now);
                 // Later plans are about what is left; people want to see the one about everything.
                 if plan.rows.len() >= self.planned_items {
                     self.planned_items = plan.rows.len();
@@ -366,7 +410,12 @@ impl SourceRun {
                 view.report.skipped = plan.recompute.iter().map(|id| self.name(*id)).collect();
             }
             Event::Granted => self.timeline.end("grants", now),
-            Event::Landed { item } => self.count(now, item),
+            Event::Landed { item } => {
+                if let Some(told_at) = self.told_at.remove(&item) {
+                    self.pace.answered(now.since(told_at));
+                }
+                self.count(now, item);
+            }
             Event::Committed { record } | Event::Restored { record } | Event::Withdrawn { record } => {
                 self.timeline.end("decision", now);
                 // The store may be quicker than the targets' own word.

@@ -60,14 +60,12 @@ impl Stock<'_> {
 
     /// What `script` comes to, whatever the rate turns out to be.
     fn expect_script(&self, script: &Script) -> Expected {
-        let window = &self.departure.window;
-        let (rates, deaths) = (window.link.rates(), window.law.deaths());
-        let typical = self.outcome(script, window.link.bytes_per_s, 1.0);
+        let typical = self.outcome(script, self.departure.window.link.bytes_per_s, 1.0);
         let mut expected =
             Expected { mode: script.mode, loss_s: 0.0, bound_s: 0.0, p_rollback: 0.0, p_step_lost: 0.0, typical };
-        for rate in &rates {
-            for (death, likely) in &deaths {
-                expected.add(likely / rates.len() as f64, self.outcome(script, *rate, *death));
+        for rate in &self.rates {
+            for (death, likely) in &self.deaths {
+                expected.add(likely / self.rates.len() as f64, self.outcome(script, *rate, *death));
             }
         }
         expected.bound_s = expected.loss_s;

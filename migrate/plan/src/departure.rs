@@ -79,6 +79,20 @@ impl Window {
     }
 }
 
+/// What a hand-over takes beside bytes on a link and forwards that run again. A running job writes what it has measured; by
+/// default nothing, for jobs that are only known by their shape.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Handling {
+    /// How many bytes are digested in a second; none if that keeps up with every link.
+    pub digest_bytes_per_s: Option<f64>,
+    /// From the last digest to when everybody knows the new generation, in seconds.
+    pub commit_s: f64,
+    /// What the new owner that has most to do can do while bytes still come, in seconds: make layers, build graphs.
+    pub meanwhile_s: f64,
+    /// What it does once the layers are its own, in seconds.
+    pub after_s: f64,
+}
+
 /// Everything about one departure, checked: names are unique, places are there, nothing is made from itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Departure {
@@ -92,6 +106,10 @@ pub struct Departure {
     pub progress: Progress,
     /// The time and the link that there are.
     pub window: Window,
+    /// What a hand-over takes beside.
+    pub handling: Handling,
+    /// What ranks have room for, in bytes, where that is known: (rank, bytes). Who is offered more refuses.
+    pub memory_bytes: Vec<(u32, u64)>,
 }
 
 /// Why parts make no departure.
@@ -129,6 +147,14 @@ pub enum DepartureError {
     Number {
         /// Which number.
         what: String,
+        /// What it is.
+        value: f64,
+    },
+    /// A number is no rate.
+    #[error("{what} is {value}; it must be more than 0 bytes a second")]
+    Rate {
+        /// Which number.
+        what: &'static str,
         /// What it is.
         value: f64,
     },
@@ -202,6 +228,7 @@ impl Departure {
             ("assets", self.assets.len(), limits::ASSETS_MAX),
             ("operations", self.operations.len(), limits::OPERATIONS_MAX),
             ("leaving ranks", self.leaving.len(), limits::RANKS_MAX),
+            ("ranks with memory", self.memory_bytes.len(), limits::RANKS_MAX),
         ] {
             if count > max {
                 return Err(DepartureError::TooMany { what, count, max });
@@ -276,6 +303,7 @@ impl Departure {
     fn check_numbers(&self) -> Result<(), DepartureError> {
         let Progress { step_done_s, step_left_s, slowdown, rollback_s, reload_s, .. } = self.progress;
         let Window { notice_s, detect_s, reserve_s, link, .. } = self.window;
+        let Handling { digest_bytes_per_s, commit_s, meanwhile_s, after_s } = self.handling;
         for (what, value) in [
             ("the time done of the step", step_done_s),
             ("the time left of the step", step_left_s),
@@ -286,8 +314,14 @@ impl Departure {
             ("the detection", detect_s),
             ("the reserve", reserve_s),
             ("the spread of the link", link.spread),
+            ("the time of the commit", commit_s),
+            ("the time of what is done meanwhile", meanwhile_s),
+            ("the time of what is done afterwards", after_s),
         ] {
             number(what.to_owned(), value)?;
+        }
+        if let Some(value) = digest_bytes_per_s.filter(|rate| !(rate.is_finite() && *rate > 0.0)) {
+            return Err(DepartureError::Rate { what: "the rate of digests", value });
         }
         if link.bytes_per_s.is_finite() && link.bytes_per_s >= 0.0 {
             return Ok(());

@@ -22,6 +22,7 @@ pub fn document(departure: &Departure, planned: &Planned, plan_ms: f64) -> Value
         "p_rollback": expected.p_rollback,
         "p_step_lost": expected.p_step_lost,
         "resume_s": expected.typical.resumed_s,
+        "resume_parts_s": parts(expected),
         "order": planned.order.iter().map(name).collect::<Vec<_>>(),
         "recompute": of_fate(departure, planned, Fate::Recomputed),
         "modes": planned.modes.iter().map(mode_document).collect::<Vec<_>>(),
@@ -51,8 +52,19 @@ pub fn document(departure: &Departure, planned: &Planned, plan_ms: f64) -> Value
             "rollback_s": departure.progress.rollback_s,
             "reload_s": departure.progress.reload_s,
         },
+        "short_of_memory": planned.short.iter().map(|(mode, short)| json!({
+            "mode": mode.name(),
+            "rank": short.rank,
+            "room_bytes": short.room_bytes,
+            "needed_bytes": short.needed_bytes,
+        })).collect::<Vec<_>>(),
         "leaving": departure.leaving,
     })
+}
+
+/// What there is between the notice and going on.
+fn parts(expected: &Expected) -> Value {
+    expected.typical.parts.named().into_iter().map(|(part, seconds)| (part.to_owned(), json!(seconds))).collect()
 }
 
 fn of_fate(departure: &Departure, planned: &Planned, fate: Fate) -> Vec<String> {

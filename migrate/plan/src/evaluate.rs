@@ -24,18 +24,63 @@ pub struct Outcome {
     pub kind: OutcomeKind,
     /// When training goes on, in seconds from the notice.
     pub resumed_s: f64,
+    /// What takes that long.
+    pub parts: Parts,
     /// How much later the open step ends than it would have without the departure, in seconds.
     pub loss_s: f64,
+}
+
+/// What there is between a notice and the moment at which training goes on, in seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Parts {
+    /// Until the notice is heard.
+    pub detect_s: f64,
+    /// Until the last byte is there that is waited for.
+    pub stream_s: f64,
+    /// Digests that are not through then.
+    pub verify_s: f64,
+    /// Seals and the commit.
+    pub commit_s: f64,
+    /// What new owners have to do before they can go on.
+    pub take_over_s: f64,
+    /// What is computed again.
+    pub compute_s: f64,
+    /// Reading a checkpoint.
+    pub reload_s: f64,
+    /// What the step takes longer than all of this.
+    pub train_s: f64,
+}
+
+impl Parts {
+    /// All of them with words, in order.
+    pub fn named(&self) -> [(&'static str, f64); 8] {
+        [
+            ("detect", self.detect_s),
+            ("stream", self.stream_s),
+            ("verify", self.verify_s),
+            ("commit", self.commit_s),
+            ("take over", self.take_over_s),
+            ("compute again", self.compute_s),
+            ("reload", self.reload_s),
+            ("train", self.train_s),
+        ]
+    }
+
+    /// All of them together.
+    pub fn sum_s(&self) -> f64 {
+        self.named().iter().map(|(_, seconds)| seconds).sum()
+    }
 }
 
 impl Stock<'_> {
     /// What `script` comes to at `bytes_per_s`, on machines that die after this part of the notice.
     pub(crate) fn outcome(&self, script: &Script, bytes_per_s: f64, death: f64) -> Outcome {
         let Departure { progress, window, .. } = self.departure;
-        if script.mode == Mode::Rollback {
-            return rolled_back(progress, window.detect_s);
+        let detect_s = window.detect_s;
+        if script.mode == Mode::Rollback || self.is_refused(script.mode) {
+            return rolled_back(progress, Parts { detect_s, ..Parts::default() });
         }
-        let cut_s = (window.notice_s * death - window.detect_s).clamp(0.0, window.sending_s());
+        let cut_s = (window.notice_s * death - detect_s).clamp(0.0, window.sending_s());
         let reached: Vec<u64> = script.lines.iter().map(|line| line.reached(cut_s, bytes_per_s)).collect();
         let all = |end: fn(&Line) -> u64| script.lines.iter().zip(&reached).all(|(line, at)| *at >= end(line));
         let last_s = |end: fn(&Line) -> u64| {
@@ -43,21 +88,19 @@ impl Stock<'_> {
         };
         let fetched_s = self.fetched_bytes.iter().map(|bytes| time_s(*bytes, bytes_per_s)).fold(0.0_f64, f64::max);
         if !all(|line| line.state_end) || !fetched_s.is_finite() {
-            return rolled_back(progress, window.detect_s + cut_s);
+            return rolled_back(progress, Parts { detect_s, stream_s: cut_s, ..Parts::default() });
         }
         let state_s = last_s(|line| line.state_end).max(fetched_s);
         if !script.keeps_step || !all(|line| line.step_end) {
             // Whoever waits for the rest learns of the death.
             let known_s = if script.keeps_step { cut_s.max(fetched_s) } else { state_s };
-            return step_lost(progress, window.detect_s + known_s);
+            return step_lost(progress, self.handled(script, known_s));
         }
         let whole = all(|line| line.total);
         let sent_s = if whole { last_s(|line| line.total).max(fetched_s) } else { cut_s.max(fetched_s) };
         let mut compute_s = script.kept_s.clone();
-        for (line, at) in script.lines.iter().zip(&reached) {
-            for (_, target, seconds) in line.gains.iter().rev().take_while(|gain| gain.0 > *at) {
-                compute_s[*target] += seconds;
-            }
+        for (number, (line, at)) in script.lines.iter().zip(&reached).enumerate() {
+            self.add_late(number, line, *at, &mut compute_s);
         }
         let longest = |times: &[f64]| times.iter().copied().fold(0.0_f64, f64::max);
         let ready_s = match window.computing {
@@ -69,38 +112,63 @@ impl Stock<'_> {
                 (state_s + longest(&compute_s)).max(sent_s + longest(&late))
             }
         };
-        handed_off(progress, script.mode, window.detect_s, window.detect_s + ready_s)
+        let compute_s = (ready_s - sent_s).max(0.0);
+        handed_off(progress, script.mode, Parts { compute_s, ..self.handled(script, sent_s) })
+    }
+
+    /// What there is beside computing, if the last byte that matters is there at `sent_s`.
+    fn handled(&self, script: &Script, sent_s: f64) -> Parts {
+        let handling = &self.departure.handling;
+        let bytes = script.lines.iter().map(|line| line.total).max().unwrap_or(0) as f64;
+        let verify_s = handling.digest_bytes_per_s.map_or(0.0, |rate| (bytes / rate - sent_s).max(0.0));
+        let late_s = (handling.meanwhile_s - sent_s - verify_s - handling.commit_s).max(0.0);
+        Parts {
+            detect_s: self.departure.window.detect_s,
+            stream_s: sent_s,
+            verify_s,
+            commit_s: handling.commit_s,
+            take_over_s: late_s + handling.after_s,
+            ..Parts::default()
+        }
     }
 
     /// The least loss of any script that wants what `script` does: all state, and all of the open step or nothing of it.
     /// `bounds_s` is the least time from the last byte of the step to when the rest is there, for each line.
     pub(crate) fn least_loss_s(&self, script: &Script, bounds_s: &[f64], bytes_per_s: f64, death: f64) -> f64 {
-        let Departure { progress, window, .. } = self.departure;
+        let Departure { progress, window, handling, .. } = self.departure;
         let outcome = self.outcome(script, bytes_per_s, death);
         if script.mode != Mode::Stop || outcome.kind != OutcomeKind::HandOff {
             return outcome.loss_s;
         }
         let arrivals = script.lines.iter().map(|line| line.arrival_s(line.step_end, bytes_per_s));
         let ready_s = arrivals.zip(bounds_s).map(|(at, bound)| at + bound).fold(0.0_f64, f64::max);
-        let least = handed_off(progress, script.mode, window.detect_s, window.detect_s + ready_s);
-        least.loss_s.min(outcome.loss_s)
+        let parts = Parts {
+            detect_s: window.detect_s,
+            stream_s: ready_s,
+            commit_s: handling.commit_s,
+            take_over_s: handling.after_s,
+            ..Parts::default()
+        };
+        handed_off(progress, script.mode, parts).loss_s.min(outcome.loss_s)
     }
 }
 
-fn handed_off(progress: &Progress, mode: Mode, detect_s: f64, resumed_s: f64) -> Outcome {
-    let left_s = progress.step_left_s;
+fn handed_off(progress: &Progress, mode: Mode, parts: Parts) -> Outcome {
+    let (left_s, ready_s) = (progress.step_left_s, parts.sum_s());
+    let kind = OutcomeKind::HandOff;
     match mode {
         // The step went on meanwhile, and is complete.
         Mode::Drain | Mode::Overlap => {
-            let resumed_s = resumed_s.max(left_s);
-            Outcome { kind: OutcomeKind::HandOff, resumed_s, loss_s: resumed_s - left_s }
+            let resumed_s = ready_s.max(left_s);
+            let parts = Parts { train_s: resumed_s - ready_s, ..parts };
+            Outcome { kind, resumed_s, parts, loss_s: resumed_s - left_s }
         }
         // It went on until the notice was heard.
         _ => {
-            let trained_s = detect_s.min(left_s);
+            let trained_s = parts.detect_s.min(left_s);
             let rest_s = left_s - trained_s;
-            let loss_s = resumed_s - trained_s + rest_s * (progress.slowdown - 1.0);
-            Outcome { kind: OutcomeKind::HandOff, resumed_s, loss_s }
+            let loss_s = ready_s - trained_s + rest_s * (progress.slowdown - 1.0);
+            Outcome { kind, resumed_s: ready_s, parts, loss_s }
         }
     }
 }
@@ -110,14 +178,16 @@ fn step_again_s(progress: &Progress) -> f64 {
     (progress.step_done_s + progress.step_left_s) * progress.slowdown - progress.step_left_s
 }
 
-fn step_lost(progress: &Progress, resumed_s: f64) -> Outcome {
-    Outcome { kind: OutcomeKind::StepLost, resumed_s, loss_s: resumed_s + step_again_s(progress) }
+fn step_lost(progress: &Progress, parts: Parts) -> Outcome {
+    let resumed_s = parts.sum_s();
+    Outcome { kind: OutcomeKind::StepLost, resumed_s, parts, loss_s: resumed_s + step_again_s(progress) }
 }
 
-fn rolled_back(progress: &Progress, known_s: f64) -> Outcome {
-    let resumed_s = known_s + progress.reload_s;
+fn rolled_back(progress: &Progress, known: Parts) -> Outcome {
+    let parts = Parts { reload_s: progress.reload_s, ..known };
+    let resumed_s = parts.sum_s();
     let loss_s = resumed_s + progress.rollback_s + step_again_s(progress);
-    Outcome { kind: OutcomeKind::RolledBack, resumed_s, loss_s }
+    Outcome { kind: OutcomeKind::RolledBack, resumed_s, parts, loss_s }
 }
 
 impl Line {

@@ -1,9 +1,11 @@
 //! A training job that is known by its shape, and what is at stake when some of its nodes leave.
 
+use std::collections::BTreeSet;
+
 use xfer_migrate_core::ItemClass;
 use xfer_migrate_core::plan::Computing;
 
-use crate::departure::{Asset, Departure, DepartureError, Operation, Progress, Window};
+use crate::departure::{Asset, Departure, DepartureError, Handling, Operation, Progress, Window};
 use crate::law::{KillLaw, LinkEstimate};
 use crate::limits;
 use crate::shape::{Device, Shape, Tensor};
@@ -33,7 +35,7 @@ pub struct Job {
     pub done: f64,
     /// Bytes of a gradient.
     pub gradient_bytes: u64,
-    /// What a surviving node can take over, in bytes; none if that is no question.
+    /// What a surviving node can take over, in bytes; none if that is no question. Who is offered more refuses.
     pub memory_bytes: Option<u64>,
     /// Whether there is a place outside the job that takes what no survivor has room for.
     pub spill: bool,
@@ -146,7 +148,12 @@ impl Job {
         };
         let Builder { assets, operations, .. } = builder;
         let leaving = self.leaving().collect();
-        Ok(Departure { assets, operations, leaving, progress, window: self.window }.check()?)
+        let targets: BTreeSet<u32> =
+            assets.iter().map(|asset| asset.target).filter(|rank| *rank != SPILL_RANK).collect();
+        let memory_bytes =
+            self.memory_bytes.iter().flat_map(|bytes| targets.iter().map(|rank| (*rank, *bytes))).collect();
+        let (window, handling) = (self.window, Handling::default());
+        Ok(Departure { assets, operations, leaving, progress, window, handling, memory_bytes }.check()?)
     }
 
     /// Whether all that leaves can be planned, counted before any of it is made: deep pipelines have forwards by the million.

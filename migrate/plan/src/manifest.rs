@@ -6,6 +6,8 @@
 //!   "leaving": [1],
 //!   "notice_s": 30, "link_bytes_per_s": {"low": 800e6, "high": 1200e6},
 //!   "step": {"done_s": 6.5, "left_s": 6.5, "slowdown": 1.5, "rollback_s": 900, "reload_s": 60},
+//!   "handling": {"digest_bytes_per_s": 4e9, "commit_s": 0.002, "meanwhile_s": 0.2, "after_s": 0.05},
+//!   "memory_bytes": {"0": 40e9},
 //!   "items": [
 //!     {"name": "layers.4.weight", "kind": "parameter", "bytes": 4096, "version": 7, "target": 0, "holders": [1]},
 //!     {"name": "layers.4.saved", "kind": "saved", "bytes": 512, "version": 7, "target": 0, "holders": [1],
@@ -16,7 +18,8 @@
 //!
 //! An item without `recompute_s` is irreplaceable. Items of one `group` are made by one operation, which takes the sum of
 //! their `recompute_s`. What may be left out: `notice_s` (30), `link_bytes_per_s` (10 Gb/s), `step` (between steps),
-//! `version`, `holders` (the first leaving rank), `group`, `recompute_from`, `needs`. Unknown fields are refused.
+//! `handling` (nothing beside the link and computing), `memory_bytes` (enough, for ranks that aren't in it), `version`,
+//! `holders` (the first leaving rank), `group`, `recompute_from`, `needs`. Unknown fields are refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use xfer_migrate_core::plan::Computing;
 use xfer_migrate_core::{GroupId, Item, ItemClass, ItemId, Manifest, RecomputeCost};
 
-use crate::departure::{Asset, Departure, DepartureError, Operation, Progress, Window};
+use crate::departure::{Asset, Departure, DepartureError, Handling, Operation, Progress, Window};
 use crate::law::{KillLaw, LinkEstimate};
 use crate::limits;
 
@@ -82,6 +85,10 @@ struct File {
     link_bytes_per_s: Rate,
     #[serde(default)]
     step: Step,
+    #[serde(default)]
+    handling: Costs,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    memory_bytes: BTreeMap<u32, f64>,
     items: Vec<Entry>,
 }
 
@@ -100,6 +107,15 @@ struct Step {
     slowdown: Option<f64>,
     rollback_s: Option<f64>,
     reload_s: Option<f64>,
+}
+
+#[derive(Deserialize, Serialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Costs {
+    digest_bytes_per_s: Option<f64>,
+    commit_s: f64,
+    meanwhile_s: f64,
+    after_s: f64,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -167,8 +183,11 @@ pub fn read(bytes: &[u8]) -> Result<Departure, ManifestError> {
             needs: named(entry, &entry.needs, &places)?,
         });
     }
+    let Costs { digest_bytes_per_s, commit_s, meanwhile_s, after_s } = file.handling;
     let departure = Departure {
         assets,
+        handling: Handling { digest_bytes_per_s, commit_s, meanwhile_s, after_s },
+        memory_bytes: memory(&file.memory_bytes)?,
         operations: operations(&file, &places)?,
         leaving: file.leaving,
         progress: progress(&file.step),
@@ -177,15 +196,26 @@ pub fn read(bytes: &[u8]) -> Result<Departure, ManifestError> {
     Ok(departure.check()?)
 }
 
-/// The file for what a running hand-over offers: `leaving` has `notice_s` seconds left, and a link that carries from
-/// `rate.0` to `rate.1` bytes a second. Groups are called as `group` says.
-pub fn write(
-    manifest: &Manifest,
-    leaving: u32,
-    notice_s: f64,
-    rate: (f64, f64),
-    group: impl Fn(GroupId) -> String,
-) -> String {
+/// A running hand-over, as far as its items don't say it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Live {
+    /// The rank that leaves.
+    pub leaving: u32,
+    /// How long it has, in seconds.
+    pub notice_s: f64,
+    /// What its links carry, from the low to the high end, in bytes per second.
+    pub rate: (f64, f64),
+    /// The training around it.
+    pub progress: Progress,
+    /// What was measured of handing over.
+    pub handling: Handling,
+    /// What ranks have room for, in bytes, where that is known.
+    pub memory_bytes: Vec<(u32, u64)>,
+}
+
+/// The file for what a running hand-over offers. Groups are called as `group` says.
+pub fn write(manifest: &Manifest, live: &Live, group: impl Fn(GroupId) -> String) -> String {
+    let leaving = live.leaving;
     let name = |id: &ItemId| manifest.get(*id).map_or_else(|| id.to_string(), |item| item.name.to_string());
     let entry = |item: &Item| Entry {
         name: item.name.to_string(),
@@ -208,9 +238,22 @@ pub fn write(
     let file = File {
         xfer_manifest: VERSION,
         leaving: vec![leaving],
-        notice_s: notice_s.min(limits::TIME_S_MAX),
-        link_bytes_per_s: Rate { low: rate.0, high: rate.1 },
-        step: Step::default(),
+        notice_s: live.notice_s.min(limits::TIME_S_MAX),
+        link_bytes_per_s: Rate { low: live.rate.0, high: live.rate.1 },
+        step: Step {
+            done_s: live.progress.step_done_s,
+            left_s: live.progress.step_left_s,
+            slowdown: Some(live.progress.slowdown),
+            rollback_s: Some(live.progress.rollback_s),
+            reload_s: Some(live.progress.reload_s),
+        },
+        handling: Costs {
+            digest_bytes_per_s: live.handling.digest_bytes_per_s,
+            commit_s: live.handling.commit_s,
+            meanwhile_s: live.handling.meanwhile_s,
+            after_s: live.handling.after_s,
+        },
+        memory_bytes: live.memory_bytes.iter().map(|(rank, bytes)| (*rank, *bytes as f64)).collect(),
         items: manifest.items().iter().map(entry).collect(),
     };
     // Strings and finite numbers only: there is nothing in it that could not be written.
@@ -225,6 +268,15 @@ fn progress(step: &Step) -> Progress {
         rollback_s: step.rollback_s.unwrap_or(900.0),
         reload_s: step.reload_s.unwrap_or(60.0),
     }
+}
+
+/// Bytes may be written as 40e9.
+fn memory(memory_bytes: &BTreeMap<u32, f64>) -> Result<Vec<(u32, u64)>, DepartureError> {
+    let room = |(rank, bytes): (&u32, &f64)| match *bytes {
+        bytes if bytes.is_finite() && bytes >= 0.0 => Ok((*rank, bytes as u64)),
+        value => Err(DepartureError::Number { what: format!("the memory of rank {rank}"), value }),
+    };
+    memory_bytes.iter().map(room).collect()
 }
 
 /// The interval's ends are taken as the lowest and the highest tenth of what may be.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use xfer_migrate_core::ItemClass;
-use xfer_migrate_core::plan::{Choice, Link, choose};
+use xfer_migrate_core::plan::{Choice, Ladder, Link};
 
 use crate::evaluate::time_s;
 use crate::script::{Line, Script, Stock};
@@ -56,20 +56,27 @@ pub(crate) struct Best {
 
 /// The scripts of one mode, made anew only when another rate chooses other blocks.
 #[derive(Debug, Default)]
-pub(crate) struct Shelf {
+pub(crate) struct Shelf<'a> {
+    /// For each line how its blocks are best sent, whatever the rate.
+    ladders: Vec<Ladder<'a>>,
     chosen: Vec<Vec<bool>>,
     scripts: Vec<Best>,
 }
 
-impl Shelf {
+impl<'a> Shelf<'a> {
     /// The scripts of `mode` between which the rate decides, each the best of its kind.
-    pub(crate) fn scripts(&mut self, stock: &Stock<'_>, mode: Mode, bytes_per_s: f64) -> &[Best] {
+    pub(crate) fn scripts(&mut self, stock: &'a Stock<'_>, mode: Mode, bytes_per_s: f64) -> &[Best] {
         // Only what can be computed again depends on the rate.
         if mode != Mode::Stop && !self.scripts.is_empty() {
             return &self.scripts;
         }
         let choices: Vec<Choice> = match mode {
-            Mode::Stop => (0..stock.lines).map(|line| stock.choose(line, bytes_per_s)).collect(),
+            Mode::Stop => {
+                if self.ladders.is_empty() {
+                    self.ladders = stock.pieces.iter().map(|pieces| Ladder::new(pieces)).collect();
+                }
+                (0..stock.lines).map(|line| stock.choose(&self.ladders, line, bytes_per_s)).collect()
+            }
             _ => Vec::new(),
         };
         let is_new = self.scripts.is_empty() || !self.chosen.iter().eq(choices.iter().map(|choice| &choice.sent));
@@ -91,36 +98,42 @@ impl Shelf {
 impl Stock<'_> {
     fn scripts(&self, mode: Mode, choices: &[Choice]) -> Vec<Script> {
         let left_s = (self.departure.progress.step_left_s - self.departure.window.detect_s).max(0.0);
-        let nothing = || vec![Vec::new(); self.lines];
         let given_up = |kept: &Script| Script { keeps_step: false, ..kept.clone() };
-        let of_step = |wanted: &dyn Fn(usize) -> bool| -> Vec<Vec<usize>> {
-            self.step.iter().map(|step| step.iter().copied().filter(|place| wanted(*place)).collect()).collect()
-        };
         match mode {
             Mode::Rollback => {
                 let lines = vec![Line::default(); self.lines].into();
                 vec![Script { mode, lines, keeps_step: false, kept_s: self.all_compute_s.clone() }]
             }
-            Mode::DropStep => vec![self.in_best_order(mode, nothing(), &[], false)],
+            Mode::DropStep => vec![self.in_best_order(mode, &[], false)],
             Mode::Drain => {
-                // Behind the step nothing is in flight, and its gradients are used.
-                let script = self.in_best_order(mode, nothing(), &[], true);
+                let script = self.in_best_order(mode, &[], true);
                 let late = |line: &Line| Line { first_ready_s: left_s, rest_ready_s: left_s, ..line.clone() };
                 vec![self.finished(script, late)]
             }
             Mode::Overlap => {
-                let script = self.in_best_order(mode, of_step(&|place| self.is_gradient(place)), &[], true);
+                let script = self.in_best_order(mode, &[], true);
                 let late = |line: &Line| Line { split_bytes: line.state_end, rest_ready_s: left_s, ..line.clone() };
                 let kept = self.finished(script, late);
                 let given_up = given_up(&kept);
                 vec![kept, given_up]
             }
             Mode::Stop => {
-                let kept = self.in_best_order(mode, of_step(&|place| self.is_there(place)), choices, true);
+                let kept = self.in_best_order(mode, choices, true);
                 let given_up = given_up(&kept);
                 vec![kept, given_up]
             }
         }
+    }
+
+    /// What a mode wants of the open step on a line, beside what can be computed again.
+    pub(crate) fn wanted(&self, mode: Mode, line: usize) -> impl Iterator<Item = usize> {
+        let is_wanted = move |place: &usize| match mode {
+            // Behind the step nothing is in flight, and its gradients are used.
+            Mode::Drain | Mode::DropStep | Mode::Rollback => false,
+            Mode::Overlap => self.is_gradient(*place),
+            Mode::Stop => self.is_there(*place),
+        };
+        self.step[line].iter().copied().filter(is_wanted)
     }
 
     /// At the end of a step nothing is to be computed again; `late` says from when on its lines may send.
@@ -142,22 +155,23 @@ impl Stock<'_> {
     }
 
     /// What of a line's blocks is worth sending behind state and step.
-    fn choose(&self, line: usize, bytes_per_s: f64) -> Choice {
+    fn choose(&self, ladders: &[Ladder<'_>], line: usize, bytes_per_s: f64) -> Choice {
         let window = &self.departure.window;
         let room = (window.sending_s() * bytes_per_s) as u64;
-        let (state_bytes, step_bytes) = (self.bytes_of(&self.state[line]), self.step_bytes(line));
+        let spare = self.spare_bytes;
+        let state_bytes = self.bytes_of(&mut self.state[line].iter().copied());
+        let step_bytes = self.step_bytes(line);
         let link = Link {
             bytes_per_s: bytes_per_s as u64,
             ahead_bytes: step_bytes,
             // What targets fetch from ranks that stay takes its time meanwhile.
             free_bytes: self.fetched_bytes.iter().copied().max().unwrap_or(0).saturating_sub(state_bytes),
-            room_bytes: room.saturating_sub(state_bytes).saturating_sub(step_bytes),
+            room_bytes: room.saturating_sub(state_bytes).saturating_sub(step_bytes).min(spare),
         };
-        choose(&self.pieces[line], link, window.computing)
+        ladders[line].choose(link, window.computing)
     }
 
     fn step_bytes(&self, line: usize) -> u64 {
-        let there = self.step[line].iter().filter(|place| self.is_there(**place));
-        there.map(|place| self.departure.assets[*place].bytes).sum()
+        self.bytes_of(&mut self.wanted(Mode::Stop, line))
     }
 }

@@ -6,6 +6,7 @@ use xfer_migrate_core::plan::BlocksError;
 
 use crate::departure::Departure;
 use crate::evaluate::{Outcome, OutcomeKind};
+use crate::memory::Shortage;
 use crate::mode::{Best, Mode, Shelf};
 use crate::script::{Kind, Script, Stock};
 
@@ -93,6 +94,8 @@ pub struct Planned {
     pub order: Vec<usize>,
     /// What becomes of each asset: what is sent in its order, then the others.
     pub rows: Vec<Row>,
+    /// Which modes some target refuses, because it has too little room.
+    pub short: Vec<(Mode, Shortage)>,
     /// The least loss of any plan, in seconds: no mode's bound is lower.
     pub bound_s: f64,
     /// How many bytes each leaving rank's link carries at most.
@@ -153,7 +156,7 @@ impl Planned {
 /// When more hangs together than can be put in order.
 pub fn plan(departure: &Departure) -> Result<Planned, BlocksError> {
     let stock = Stock::new(departure)?;
-    let mut shelves: Vec<(Shelf, Expected)> = Vec::new();
+    let mut shelves: Vec<(Shelf<'_>, Expected)> = Vec::new();
     for mode in Mode::ALL {
         let mut shelf = Shelf::default();
         let expected = stock.expect(mode, &mut shelf);
@@ -167,7 +170,7 @@ pub fn plan(departure: &Departure) -> Result<Planned, BlocksError> {
     let bound_s = modes.iter().map(|expected| expected.bound_s).fold(f64::INFINITY, f64::min);
     let script = {
         let scripts = shelves[0].0.scripts(&stock, modes[0].mode, rate);
-        scripts[stock.place_of_best(scripts, rate)].script.clone()
+        stock.written_out(&scripts[stock.place_of_best(scripts, rate)].script)
     };
     let needs = stop.unwrap_or_else(|| script.clone());
     let most = |of: &dyn Fn(usize) -> u64| (0..stock.lines).map(of).max().unwrap_or(0);
@@ -177,6 +180,7 @@ pub fn plan(departure: &Departure) -> Result<Planned, BlocksError> {
         sent_bytes: most(&|line| script.lines[line].total),
         needed_bytes: most(&|line| needs.lines[line].step_end),
         state_bytes: most(&|line| needs.lines[line].state_end),
+        short: stock.short.clone(),
         modes,
         script,
         bound_s,
@@ -206,29 +210,27 @@ impl Expected {
 impl Stock<'_> {
     /// What is lost by who knows rate and moment of death, and chooses the mode accordingly.
     pub(crate) fn clairvoyant_loss_s(&self) -> f64 {
-        let window = &self.departure.window;
-        let (rates, deaths) = (window.link.rates(), window.law.deaths());
-        let mut shelves: Vec<(Mode, Shelf)> = Mode::ALL.map(|mode| (mode, Shelf::default())).into();
+        let (rates, deaths) = (&self.rates, &self.deaths);
+        let mut shelves: Vec<(Mode, Shelf<'_>)> = Mode::ALL.map(|mode| (mode, Shelf::default())).into();
         let mut sum_s = 0.0;
-        for rate in &rates {
+        for rate in rates {
             let mut least_s = vec![f64::INFINITY; deaths.len()];
             for (mode, shelf) in &mut shelves {
                 for best in shelf.scripts(self, *mode, *rate) {
-                    for (least_s, (death, _)) in least_s.iter_mut().zip(&deaths) {
+                    for (least_s, (death, _)) in least_s.iter_mut().zip(deaths) {
                         *least_s = least_s.min(self.least_loss_s(&best.script, &best.bounds_s, *rate, *death));
                     }
                 }
             }
-            let of_rate: f64 = least_s.iter().zip(&deaths).map(|(least_s, (_, likely))| least_s * likely).sum();
+            let of_rate: f64 = least_s.iter().zip(deaths).map(|(least_s, (_, likely))| least_s * likely).sum();
             sum_s += of_rate / rates.len() as f64;
         }
         sum_s
     }
 
     /// What `mode` comes to over all rates and moments of death.
-    pub(crate) fn expect(&self, mode: Mode, shelf: &mut Shelf) -> Expected {
-        let window = &self.departure.window;
-        let (rates, deaths) = (window.link.rates(), window.law.deaths());
+    pub(crate) fn expect<'a>(&'a self, mode: Mode, shelf: &mut Shelf<'a>) -> Expected {
+        let (rate, rates, deaths) = (self.departure.window.link.bytes_per_s, &self.rates, &self.deaths);
         let mut expected = Expected {
             mode,
             loss_s: 0.0,
@@ -236,14 +238,14 @@ impl Stock<'_> {
             p_rollback: 0.0,
             p_step_lost: 0.0,
             typical: {
-                let (rate, scripts) = (window.link.bytes_per_s, shelf.scripts(self, mode, window.link.bytes_per_s));
+                let scripts = shelf.scripts(self, mode, rate);
                 self.outcome(&scripts[self.place_of_best(scripts, rate)].script, rate, 1.0)
             },
         };
-        for rate in &rates {
+        for rate in rates {
             let scripts = shelf.scripts(self, mode, *rate);
             let best = &scripts[self.place_of_best(scripts, *rate)];
-            for (death, likely) in &deaths {
+            for (death, likely) in deaths {
                 expected.add(likely / rates.len() as f64, self.outcome(&best.script, *rate, *death));
             }
             // Nobody knows the moment of death: what is wanted is the same whenever it comes.
@@ -260,9 +262,8 @@ impl Stock<'_> {
 
     /// Which of the scripts between which a rate decides is best at it.
     pub(crate) fn place_of_best(&self, scripts: &[Best], rate: f64) -> usize {
-        let deaths = self.departure.window.law.deaths();
         let loss_s = |best: &Best| -> f64 {
-            deaths.iter().map(|(death, likely)| likely * self.outcome(&best.script, rate, *death).loss_s).sum()
+            self.deaths.iter().map(|(death, likely)| likely * self.outcome(&best.script, rate, *death).loss_s).sum()
         };
         let losses: Vec<f64> = scripts.iter().map(loss_s).collect();
         (0..losses.len()).min_by(|one, other| losses[*one].total_cmp(&losses[*other])).unwrap_or(0)

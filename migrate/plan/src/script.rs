@@ -1,12 +1,14 @@
 //! What leaves in which order, once a mode is chosen: for each leaving rank's link, and what each byte on it is for.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use xfer_migrate_core::ItemClass;
 use xfer_migrate_core::plan::{Block, BlocksError, Choice, Parcel, Piece, blocks};
 
 use crate::departure::Departure;
+use crate::memory::Shortage;
 use crate::mode::Mode;
 
 /// What becomes of an asset, whatever the plan.
@@ -41,23 +43,31 @@ pub(crate) struct Stock<'a> {
     pub(crate) step: Vec<Vec<usize>>,
     /// For each line what can be made again, densest first.
     pub(crate) blocks: Vec<Vec<Choosable>>,
+    /// The assets of all blocks, one block after the other.
+    block_assets: Vec<usize>,
+    /// Likewise what their operations take: (target, seconds).
+    gains: Vec<(usize, f64)>,
     /// What each of these blocks weighs and saves.
     pub(crate) pieces: Vec<Vec<Piece>>,
     /// What each target fetches from ranks that stay, in bytes.
     pub(crate) fetched_bytes: Vec<u64>,
+    /// The rates that stand for all that may be.
+    pub(crate) rates: Vec<f64>,
+    /// Likewise the moments of death, and how likely each is.
+    pub(crate) deaths: Vec<(f64, f64)>,
+    /// The modes in which a target would be offered more than it has room for, which it refuses.
+    pub(crate) short: Vec<(Mode, Shortage)>,
+    /// How many bytes of what can be computed again targets have room for together.
+    pub(crate) spare_bytes: u64,
     /// What each target has to compute whatever is sent: nothing of these can be sent any more.
     pub(crate) all_compute_s: Vec<f64>,
 }
 
-/// A block that is sent or not.
-#[derive(Debug, Clone, Default)]
+/// A block that is sent or not: where its assets are, needs first, and its operations' gains.
+#[derive(Debug, Clone)]
 pub(crate) struct Choosable {
-    /// Its assets, needs first.
-    pub(crate) assets: Vec<usize>,
-    /// Its operations.
-    pub(crate) operations: Vec<usize>,
-    /// What they take: (target, seconds).
-    pub(crate) gains: Vec<(usize, f64)>,
+    assets: Range<usize>,
+    gains: Range<usize>,
 }
 
 /// What leaves, in order, in one mode.
@@ -89,6 +99,17 @@ pub(crate) struct Line {
     pub(crate) total: u64,
     /// Operations that needn't run once the byte is there: (byte, target, seconds), in the order of bytes.
     pub(crate) gains: Vec<(u64, usize, f64)>,
+    /// In place of order and gains: which blocks leave behind the step. Plays through like the line that it becomes when
+    /// it is written out, and takes a tenth of the time to make.
+    pub(crate) sketch: Vec<bool>,
+}
+
+/// What a parcel of the computable order stands for.
+enum Thing {
+    /// An asset that several need.
+    Shared(usize),
+    /// An operation, with all that only it is for.
+    Operation(usize),
 }
 
 /// Behind which byte of a line each asset is there; the largest number where it never is.
@@ -122,8 +143,14 @@ impl<'a> Stock<'a> {
             state: vec![Vec::new(); leaving.len()],
             step: vec![Vec::new(); leaving.len()],
             blocks: vec![Vec::new(); leaving.len()],
+            block_assets: Vec::new(),
+            gains: Vec::new(),
             pieces: vec![Vec::new(); leaving.len()],
             fetched_bytes: vec![0; targets.len()],
+            rates: departure.window.link.rates(),
+            deaths: departure.window.law.deaths(),
+            short: Vec::new(),
+            spare_bytes: u64::MAX,
             all_compute_s: vec![0.0; targets.len()],
         };
         for (place, asset) in departure.assets.iter().enumerate() {
@@ -140,6 +167,8 @@ impl<'a> Stock<'a> {
         }
         stock.state.iter_mut().for_each(|state| order_state(departure, state));
         stock.order_computable()?;
+        stock.short = stock.shortages();
+        stock.spare_bytes = stock.spare_bytes(Mode::Stop).unwrap_or(u64::MAX);
         Ok(stock)
     }
 
@@ -147,39 +176,35 @@ impl<'a> Stock<'a> {
     /// is a parcel of its own.
     fn order_computable(&mut self) -> Result<(), BlocksError> {
         let assets = &self.departure.assets;
-        let is_computable = |place: &usize| self.kinds[*place] == Kind::Computable;
+        let mut parcels: Vec<Parcel> = Vec::with_capacity(self.departure.operations.len());
+        let mut things: Vec<Thing> = Vec::with_capacity(self.departure.operations.len());
         let mut parcel_of = vec![usize::MAX; assets.len()];
-        let mut parcels: Vec<Parcel> = Vec::new();
-        let mut things: Vec<Choosable> = Vec::new();
-        for place in assets.iter().flat_map(|asset| &asset.needs).filter(|place| is_computable(place)) {
-            if parcel_of[*place] == usize::MAX {
-                parcel_of[*place] = parcels.len();
-                parcels.push(Parcel { bytes: assets[*place].bytes, saves_ns: 0, needs: Vec::new() });
-                things.push(Choosable { assets: vec![*place], operations: Vec::new(), gains: Vec::new() });
+        for place in assets.iter().flat_map(|asset| &asset.needs).copied() {
+            if self.is_computable(place) && parcel_of[place] == usize::MAX {
+                parcel_of[place] = parcels.len();
+                parcels.push(Parcel { bytes: assets[place].bytes, saves_ns: 0, needs: Vec::new() });
+                things.push(Thing::Shared(place));
             }
         }
-        let shared = parcels.len();
-        let known = |parcels: &[usize]| -> Vec<usize> {
-            let known = parcels.iter().map(|place| parcel_of[*place]);
-            known.filter(|parcel| *parcel != usize::MAX).collect()
+        let known = |places: &[usize], parcels: &mut Vec<usize>| {
+            parcels.extend(places.iter().map(|place| parcel_of[*place]).filter(|parcel| *parcel != usize::MAX));
         };
-        for parcel in 0..shared {
-            parcels[parcel].needs = known(&assets[things[parcel].assets[0]].needs);
+        for (parcel, thing) in parcels.iter_mut().zip(&things) {
+            if let Thing::Shared(place) = thing {
+                known(&assets[*place].needs, &mut parcel.needs);
+            }
         }
         for (number, operation) in self.departure.operations.iter().enumerate() {
-            let carried: Vec<usize> = operation.outputs.iter().copied().filter(is_computable).collect();
+            let is_computable = |place: &usize| self.kinds[*place] == Kind::Computable;
+            let mut carried = operation.outputs.iter().copied().filter(is_computable).peekable();
             // It runs only if something that it makes would be missing otherwise.
-            let Some(first) = carried.first().copied() else { continue };
-            let target = self.target_of[first];
-            self.all_compute_s[target] += operation.time_s;
+            let Some(first) = carried.peek().copied() else { continue };
+            self.all_compute_s[self.target_of[first]] += operation.time_s;
             let mut parcel = Parcel { bytes: 0, saves_ns: (operation.time_s * 1e9) as u64, needs: Vec::new() };
-            let gains = vec![(target, operation.time_s)];
-            let mut thing = Choosable { assets: Vec::new(), operations: vec![number], gains };
             for place in carried {
                 if parcel_of[place] == usize::MAX {
                     parcel.bytes += assets[place].bytes;
-                    parcel.needs.extend(known(&assets[place].needs));
-                    thing.assets.push(place);
+                    known(&assets[place].needs, &mut parcel.needs);
                 } else {
                     parcel.needs.push(parcel_of[place]);
                 }
@@ -187,55 +212,68 @@ impl<'a> Stock<'a> {
             parcel.needs.sort_unstable();
             parcel.needs.dedup();
             parcels.push(parcel);
-            things.push(thing);
+            things.push(Thing::Operation(number));
         }
+        self.block_assets.reserve(assets.len());
+        self.gains.reserve(things.len());
         for block in blocks(&parcels)? {
-            self.add_block(&block, &mut things);
+            self.add_block(&block, &things, &parcel_of);
         }
         Ok(())
     }
 
-    fn add_block(&mut self, block: &Block, things: &mut [Choosable]) {
-        let Some((first, others)) = block.parcels.split_first() else { return };
-        let mut whole = std::mem::take(&mut things[*first]);
-        for parcel in others {
-            whole.assets.append(&mut things[*parcel].assets);
-            whole.operations.append(&mut things[*parcel].operations);
-            whole.gains.append(&mut things[*parcel].gains);
+    fn add_block(&mut self, block: &Block, things: &[Thing], parcel_of: &[usize]) {
+        let (first_asset, first_gain) = (self.block_assets.len(), self.gains.len());
+        let mut made = None;
+        for parcel in &block.parcels {
+            match things[*parcel] {
+                Thing::Shared(place) => self.block_assets.push(place),
+                Thing::Operation(number) => {
+                    let operation = &self.departure.operations[number];
+                    let target = self.target_of[operation.outputs[0]];
+                    made.get_or_insert(operation.outputs[0]);
+                    self.gains.push((target, operation.time_s));
+                    let is_computable = |place: &usize| self.kinds[*place] == Kind::Computable;
+                    let own = |place: &usize| is_computable(place) && parcel_of[*place] == usize::MAX;
+                    self.block_assets.extend(operation.outputs.iter().copied().filter(own));
+                }
+            }
         }
-        let made = |operation: &usize| self.departure.operations[*operation].outputs[0];
-        let Some(first) = whole.operations.first().map(made).or(whole.assets.first().copied()) else { return };
-        let target = self.target_of[first];
-        let line = self.line_of[whole.assets.first().copied().unwrap_or(first)];
+        let asset = self.block_assets.get(first_asset).copied();
+        let Some(first) = made.or(asset) else { return };
+        let (target, line) = (self.target_of[first], self.line_of[asset.unwrap_or(first)]);
         self.pieces[line].push(Piece { target, bytes: block.bytes, saves_ns: block.saves_ns });
-        self.blocks[line].push(whole);
+        let (assets, gains) = (first_asset..self.block_assets.len(), first_gain..self.gains.len());
+        self.blocks[line].push(Choosable { assets, gains });
     }
 
-    /// A script that sends all state, then `step`, then the blocks that are `chosen`, for each line.
-    pub(crate) fn in_best_order(
-        &self,
-        mode: Mode,
-        steps: Vec<Vec<usize>>,
-        chosen: &[Choice],
-        keeps_step: bool,
-    ) -> Script {
+    fn is_computable(&self, place: usize) -> bool {
+        self.kinds[place] == Kind::Computable
+    }
+
+    /// What a block's operations take: (target, seconds).
+    fn gains_of(&self, block: &Choosable) -> &[(usize, f64)] {
+        &self.gains[block.gains.clone()]
+    }
+
+    /// The sketch of a script that sends, on each line, all state, then what `mode` wants of the open step, then the
+    /// blocks that are `chosen`.
+    pub(crate) fn in_best_order(&self, mode: Mode, chosen: &[Choice], keeps_step: bool) -> Script {
         let mut kept_s = self.all_compute_s.clone();
         let mut lines = Vec::with_capacity(self.lines);
-        for (number, step) in steps.into_iter().enumerate() {
-            let mut line = Line { order: self.state[number].clone(), ..Line::default() };
-            line.state_end = self.bytes_of(&line.order);
-            line.step_end = line.state_end + self.bytes_of(&step);
+        for number in 0..self.lines {
+            let mut line =
+                Line { state_end: self.bytes_of(&mut self.state[number].iter().copied()), ..Line::default() };
+            line.step_end = line.state_end + self.bytes_of(&mut self.wanted(mode, number));
             line.total = line.step_end;
-            line.order.extend(step);
-            for (at, block) in self.blocks[number].iter().enumerate() {
-                if chosen.get(number).is_some_and(|choice| choice.sent[at]) {
-                    line.order.extend(&block.assets);
+            if let Some(choice) = chosen.get(number) {
+                for (at, block) in self.blocks[number].iter().enumerate().filter(|(at, _)| choice.sent[*at]) {
                     line.total += self.pieces[number][at].bytes;
-                    for (target, seconds) in &block.gains {
-                        line.gains.push((line.total, *target, *seconds));
+                    for (target, seconds) in self.gains_of(block) {
                         kept_s[*target] = (kept_s[*target] - seconds).max(0.0);
                     }
                 }
+                line.sketch.clone_from(&choice.sent);
             }
             line.split_bytes = line.total;
             lines.push(line);
@@ -243,8 +281,45 @@ impl<'a> Stock<'a> {
         Script { mode, lines: lines.into(), keeps_step, kept_s }
     }
 
-    pub(crate) fn bytes_of(&self, places: &[usize]) -> u64 {
-        places.iter().map(|place| self.departure.assets[*place].bytes).sum()
+    /// A script from [`Stock::in_best_order`] whose lines say what they carry.
+    pub(crate) fn written_out(&self, script: &Script) -> Script {
+        if script.mode == Mode::Rollback {
+            return script.clone();
+        }
+        let lines = script.lines.iter().enumerate().map(|(number, line)| {
+            let mut line = line.clone();
+            line.order = self.state[number].iter().copied().chain(self.wanted(script.mode, number)).collect();
+            let mut end = line.step_end;
+            for (at, _) in std::mem::take(&mut line.sketch).iter().enumerate().filter(|(_, sent)| **sent) {
+                let block = &self.blocks[number][at];
+                end += self.pieces[number][at].bytes;
+                line.order.extend(&self.block_assets[block.assets.clone()]);
+                line.gains.extend(self.gains_of(block).iter().map(|(target, seconds)| (end, *target, *seconds)));
+            }
+            line
+        });
+        Script { lines: lines.collect(), ..script.clone() }
+    }
+
+    /// Adds what targets compute of what `line` sends behind byte `at`.
+    pub(crate) fn add_late(&self, number: usize, line: &Line, at: u64, compute_s: &mut [f64]) {
+        for (_, target, seconds) in line.gains.iter().rev().take_while(|gain| gain.0 > at) {
+            compute_s[*target] += seconds;
+        }
+        let mut end = line.total;
+        for (place, _) in line.sketch.iter().enumerate().rev().filter(|(_, sent)| **sent) {
+            if end <= at {
+                return;
+            }
+            for (target, seconds) in self.gains_of(&self.blocks[number][place]).iter().rev() {
+                compute_s[*target] += seconds;
+            }
+            end -= self.pieces[number][place].bytes;
+        }
+    }
+
+    pub(crate) fn bytes_of(&self, places: &mut dyn Iterator<Item = usize>) -> u64 {
+        places.map(|place| self.departure.assets[place].bytes).sum()
     }
 
     /// A script that sends `orders`, one for each line, which need not be good ones.
@@ -278,14 +353,14 @@ impl<'a> Stock<'a> {
         if self.step[number].iter().any(|place| end_of.of(*place).is_none()) {
             line.step_end = u64::MAX;
         }
-        for choosable in &self.blocks[number] {
-            for operation in &choosable.operations {
-                let operation = &self.departure.operations[*operation];
-                let carried = operation.outputs.iter().filter(|place| self.kinds[**place] == Kind::Computable);
-                let ends: Option<Vec<u64>> = carried.map(|place| self.end_with_needs(*place, &end_of)).collect();
-                if let Some(end) = ends.and_then(|ends| ends.into_iter().max()) {
-                    line.gains.push((end, self.target_of[operation.outputs[0]], operation.time_s));
-                }
+        for operation in &self.departure.operations {
+            let carried = || operation.outputs.iter().filter(|place| self.is_computable(**place));
+            if carried().next().is_none_or(|first| self.line_of[*first] != number) {
+                continue;
+            }
+            let ends: Option<Vec<u64>> = carried().map(|place| self.end_with_needs(*place, &end_of)).collect();
+            if let Some(end) = ends.and_then(|ends| ends.into_iter().max()) {
+                line.gains.push((end, self.target_of[operation.outputs[0]], operation.time_s));
             }
         }
         line.gains.sort_by_key(|gain| gain.0);

@@ -1,9 +1,11 @@
 //! Plans of whole departures: known numbers, promises over arbitrary ones, and what is refused.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
-use xfer_migrate_core::ItemClass;
+use xfer_migrate_core::{GroupId, Item, ItemClass, ItemId, Manifest, RecomputeCost};
 use xfer_plan::{
-    Asset, Computing, Departure, DepartureError, Fate, Job, JobError, KillLaw, LinkEstimate, Mode, Operation,
+    Asset, Computing, Departure, DepartureError, Fate, Handling, Job, JobError, KillLaw, LinkEstimate, Mode, Operation,
     OutcomeKind, Planned, Progress, Shape, Sweep, Window, compare, manifest, page, plan,
 };
 
@@ -171,6 +173,82 @@ fn a_manifest_file_is_a_departure() {
 }
 
 #[test]
+fn going_on_again_has_parts_and_what_a_job_has_measured_is_among_them() {
+    let handling = r#""handling": {"digest_bytes_per_s": 500, "commit_s": 0.25, "meanwhile_s": 9, "after_s": 0.5},"#;
+    let departure = manifest::read(FILE.replace(r#""items""#, &format!("{handling} \"items\"")).as_bytes()).unwrap();
+    let planned = plan(&departure).unwrap();
+    let stop = planned.modes.iter().find(|expected| expected.mode == Mode::Stop).unwrap();
+    // 1200 bytes take 1.2 s on the link and twice that to digest; of 9 s of preparing, 6.35 s are left after the commit.
+    for (part, expected) in
+        [("stream", 1.2), ("verify", 1.2), ("commit", 0.25), ("take over", 6.85), ("compute again", 0.5)]
+    {
+        let found = stop.typical.parts.named().into_iter().find(|(name, _)| *name == part).unwrap().1;
+        assert!((found - expected).abs() < 1e-6, "{part}: {found}");
+    }
+    for expected in &planned.modes {
+        assert!((expected.typical.parts.sum_s() - expected.typical.resumed_s).abs() < 1e-9, "{expected:?}");
+    }
+}
+
+#[test]
+fn who_has_too_little_room_refuses_and_what_needs_no_room_is_still_possible() {
+    let with_room = |bytes: &str| {
+        let memory = format!(r#""memory_bytes": {{"0": {bytes}}}, "items""#);
+        plan(&manifest::read(FILE.replace(r#""items""#, &memory).as_bytes()).unwrap()).unwrap()
+    };
+    let enough = with_room("1000");
+    assert!(enough.short.is_empty() && !enough.is_hopeless());
+    let too_little = with_room("999");
+    assert!(too_little.is_hopeless());
+    let (mode, short) = too_little.short[0];
+    assert_eq!((mode, short.rank, short.room_bytes, short.needed_bytes), (Mode::Drain, 0, 999, 1000));
+    // The forum's case has 14.5 GB of state for the left neighbour, and 19 with gradients.
+    let planned = planned(&Job { memory_bytes: Some(16_000_000_000), ..forum() });
+    assert!(planned.short.iter().all(|(mode, _)| matches!(mode, Mode::Overlap | Mode::Stop)));
+    assert!(matches!(planned.expected().mode, Mode::Drain | Mode::DropStep), "{}", planned.expected().mode);
+}
+
+#[test]
+fn what_a_running_job_writes_is_what_a_plan_reads() {
+    let item = |id, name: &str, group, cost| Item {
+        id: ItemId(id),
+        name: name.into(),
+        class: if id == 0 { ItemClass::Parameter } else { ItemClass::Saved },
+        bytes: 1000 + id,
+        version: 7,
+        target: 2,
+        group: GroupId(group),
+        cost,
+    };
+    let computed = |from| RecomputeCost::Compute { time: Duration::from_millis(250), from };
+    let items = vec![
+        item(0, "w", 0, RecomputeCost::Irreplaceable),
+        item(1, "a", 5, computed(vec![ItemId(0)])),
+        item(2, "b", 5, computed(vec![ItemId(1)])),
+    ];
+    let progress = Progress { step_done_s: 1.0, step_left_s: 2.0, slowdown: 1.5, rollback_s: 30.0, reload_s: 4.0 };
+    let handling = Handling { digest_bytes_per_s: Some(4e9), commit_s: 0.002, meanwhile_s: 0.25, after_s: 0.5 };
+    let live = manifest::Live {
+        leaving: 1,
+        notice_s: 12.0,
+        rate: (1e9, 2e9),
+        progress,
+        handling,
+        memory_bytes: vec![(0, 5), (2, 1 << 40)],
+    };
+    let text = manifest::write(&Manifest::new(items).unwrap(), &live, |group| format!("forward {}", group.0));
+    let departure = manifest::read(text.as_bytes()).unwrap();
+    assert_eq!(
+        (departure.progress, departure.handling, departure.memory_bytes),
+        (progress, handling, live.memory_bytes)
+    );
+    assert_eq!((departure.window.notice_s, departure.leaving), (12.0, vec![1]));
+    assert!((departure.window.link.low() / 1e9 - 1.0).abs() < 1e-3, "{}", departure.window.link.low());
+    let [operation] = &departure.operations[..] else { panic!("{:?}", departure.operations) };
+    assert_eq!((operation.time_s, &operation.outputs[..], &operation.inputs[..]), (0.5, &[1, 2][..], &[0][..]));
+}
+
+#[test]
 fn what_is_no_manifest_is_refused_by_name() {
     for (from, to, says) in [
         ("\"xfer_manifest\": 1", "\"xfer_manifest\": 2", "version 2"),
@@ -193,6 +271,9 @@ fn what_is_no_manifest_is_refused_by_name() {
         ("\"leaving\": [1]", "\"leaving\": [1, 2]", "goes to rank 2, which leaves too"),
         ("\"notice_s\": 5", "\"notice_s\": -5", "the notice is -5"),
         ("\"notice_s\": 5", "\"notise_s\": 5", "unknown field `notise_s`"),
+        ("\"items\"", "\"memory_bytes\": {\"0\": -1}, \"items\"", "the memory of rank 0 is -1"),
+        ("\"items\"", "\"handling\": {\"commit_s\": -1}, \"items\"", "the time of the commit is -1"),
+        ("\"items\"", "\"handling\": {\"digest_bytes_per_s\": 0}, \"items\"", "the rate of digests is 0"),
     ] {
         assert!(FILE.contains(from), "{from}");
         let error = manifest::read(FILE.replacen(from, to, 1).as_bytes()).unwrap_err().to_string();
@@ -218,31 +299,39 @@ fn departures() -> impl Strategy<Value = Departure> {
     let asset = (1_usize..8, 1_u64..3000, 0_u32..2, 0_u32..2, prop::option::of(0.0_f64..3.0), any::<bool>());
     let assets = prop::collection::vec(asset, 1..9);
     let window = (0.0_f64..8.0, 1.0_f64..5000.0, prop_oneof![Just(0.0_f64), 0.0..0.8], 0_usize..3, any::<bool>());
-    (assets, window, 0.0_f64..4.0, 0.0_f64..4.0).prop_map(|(assets, window, step_done_s, step_left_s)| {
-        let (notice_s, bytes_per_s, spread, law, beside) = window;
-        let mut operations = Vec::new();
-        let asset = |(place, (class, bytes, from, target, time_s, copied)): (usize, Drawn)| {
-            if let Some(time_s) = time_s {
-                let inputs = if place > 0 { vec![place - 1] } else { vec![] };
-                operations.push(Operation { name: format!("op {place}"), time_s, outputs: vec![place], inputs });
-            }
-            Asset {
-                name: format!("asset {place}"),
-                class: ItemClass::ALL[class - 1],
-                bytes,
-                version: 1,
-                holders: if copied && place % 3 == 0 { vec![10 + from, 2] } else { vec![10 + from] },
-                target,
-                needs: if place > 1 && copied { vec![place - 2] } else { vec![] },
-            }
-        };
-        let assets = assets.into_iter().enumerate().map(asset).collect();
-        let computing = if beside { Computing::Beside } else { Computing::After };
-        let link = LinkEstimate { bytes_per_s, spread };
-        let window = Window { notice_s, detect_s: 0.1, reserve_s: 0.1, link, law: KillLaw::ALL[law].1, computing };
-        let progress = Progress { step_done_s, step_left_s, slowdown: 1.5, rollback_s: 50.0, reload_s: 5.0 };
-        Departure { assets, operations, leaving: vec![10, 11], progress, window }.check().expect("it holds together")
-    })
+    let handling = (prop::option::of(500.0_f64..5000.0), 0.0_f64..2.0, prop::option::of(0_u64..9000));
+    (assets, window, 0.0_f64..4.0, 0.0_f64..4.0, handling).prop_map(
+        |(assets, window, step_done_s, step_left_s, more)| {
+            let (digests, meanwhile_s, room_bytes) = more;
+            let (notice_s, bytes_per_s, spread, law, beside) = window;
+            let mut operations = Vec::new();
+            let asset = |(place, (class, bytes, from, target, time_s, copied)): (usize, Drawn)| {
+                if let Some(time_s) = time_s {
+                    let inputs = if place > 0 { vec![place - 1] } else { vec![] };
+                    operations.push(Operation { name: format!("op {place}"), time_s, outputs: vec![place], inputs });
+                }
+                Asset {
+                    name: format!("asset {place}"),
+                    class: ItemClass::ALL[class - 1],
+                    bytes,
+                    version: 1,
+                    holders: if copied && place % 3 == 0 { vec![10 + from, 2] } else { vec![10 + from] },
+                    target,
+                    needs: if place > 1 && copied { vec![place - 2] } else { vec![] },
+                }
+            };
+            let assets = assets.into_iter().enumerate().map(asset).collect();
+            let computing = if beside { Computing::Beside } else { Computing::After };
+            let link = LinkEstimate { bytes_per_s, spread };
+            let window = Window { notice_s, detect_s: 0.1, reserve_s: 0.1, link, law: KillLaw::ALL[law].1, computing };
+            let progress = Progress { step_done_s, step_left_s, slowdown: 1.5, rollback_s: 50.0, reload_s: 5.0 };
+            let handling = Handling { digest_bytes_per_s: digests, commit_s: 0.01, meanwhile_s, after_s: 0.02 };
+            let (leaving, memory_bytes) = (vec![10, 11], room_bytes.into_iter().map(|bytes| (0, bytes)).collect());
+            Departure { assets, operations, leaving, progress, window, handling, memory_bytes }
+                .check()
+                .expect("it holds together")
+        },
+    )
 }
 
 proptest! {

@@ -411,7 +411,7 @@ class Outgoing:
             raise XferError("it has ended")
         self.engine.world.offer(self.migration, items)
 
-    def cut(self, record: bytes) -> None:
+    def cut(self, record: bytes, meanwhile_s: float = 0.0, after_s: float = 0.0) -> None:
         world = self.engine.world
         self.migration.record = record
         if world.withdraw_at == "cut":

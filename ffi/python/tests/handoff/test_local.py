@@ -15,7 +15,7 @@ from tiny import LAYERS
 from torch import Tensor
 
 from xfer.torch.checkpoint import Checkpoints
-from xfer.torch.handoff import Activations
+from xfer.torch.handoff import Activations, Leave
 from xfer.torch.ownership import LayersLost
 from xfer.torch.stage import Stage
 
@@ -65,11 +65,13 @@ class NoticedStage(Stage):
 
     place: Place | None = None
     policy: Activations = "ship"
+    way: Leave = "stop"
+    seconds = 30.0
 
     def at_safe_point(self) -> None:
         if self.place is not None and self.place(self):
             self.place = None
-            self.engine.raise_notice(30.0)
+            self.engine.raise_notice(self.seconds)
 
 
 class Run:
@@ -94,6 +96,7 @@ class Run:
                 engine,
                 checkpoints=None if checkpoints is None else Checkpoints(checkpoints, LAYERS, every=2),
                 activations=NoticedStage.policy,
+                leave=NoticedStage.way,
                 patience_s=20.0,
                 observe=lambda what, facts: self.events.append((engine.rank, what, facts)),
             )
@@ -172,6 +175,35 @@ def test_everything_arrives(place: str, reference: dict[int, dict[str, Tensor]])
         "first-forward": {(4, 0)},
     }
     assert run.restored("replayed") == in_flight.get(place, set())
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_step_is_finished_first(
+    place: str, reference: dict[int, dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NoticedStage, "way", "overlap")
+    run = Run(LocalWorld(3), {1: PLACES[place]})
+    run.succeeded(0, 1, 2)
+    assert run.owners() == [0] * 6 + [2] * 6
+    assert_equal(run.tensors, reference)
+    assert not run.facts("restored"), "nothing was in flight"
+    step = 0 if place == "first-forward" else 1
+    stepped = [layer for facts in run.facts("stepped") if facts["step"] == step for layer in facts["layers"]]
+    assert sorted(stepped) == list(range(LAYERS)), "each layer steps once, with whoever owns it then"
+    (migration,) = run.world.migrations
+    gradients = [name for name in migration.landed if "/gradient/" in name]
+    assert bool(gradients) == (place != "between-steps"), "its gradients leave with it"
+
+
+def test_a_step_that_takes_too_long_is_not_waited_for(
+    reference: dict[int, dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NoticedStage, "way", "overlap")
+    monkeypatch.setattr(NoticedStage, "seconds", 0.0)
+    run = Run(LocalWorld(3), {1: MID_STEP})
+    run.succeeded(0, 1, 2)
+    assert_equal(run.tensors, reference)
+    assert run.restored("replayed"), "it stopped where it was"
 
 
 def offered(place: Place) -> list[tuple[str, str, int]]:

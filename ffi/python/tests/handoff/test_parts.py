@@ -15,8 +15,10 @@ from xfer.torch import codec, record
 from xfer.torch.checkpoint import CheckpointError, Checkpoints, read_tensors, write_tensors
 from xfer.torch.errors import WireError
 from xfer.torch.handoff import by_layer, by_shard, check_owners, heirs
+from xfer.torch.in_flight import InFlight
 from xfer.torch.memory import is_dense, lend, shaped, view
 from xfer.torch.ownership import Decision
+from xfer.torch.pace import Handling, Middle, StepClock
 from xfer.torch.record import Cursor
 from xfer.torch.rng import LayerRng
 from xfer.torch.schedule import one_forward_one_backward
@@ -73,6 +75,53 @@ class TestSchedule:
         assert work == ["f0", "f1", "b0", "f2", "b1", "f3", "b2", "b3"]
 
 
+class TestPace:
+    def test_the_middle_of_the_latest_is_not_moved_by_one_that_was_disturbed(self) -> None:
+        middle = Middle()
+        assert (middle.seconds, middle.count) == (0.0, 0)
+        for seconds in (1.0, 1.0, 90.0):
+            middle.note(seconds)
+        assert middle.seconds == 1.0
+        for _ in range(9):
+            middle.note(2.0)
+        assert (middle.seconds, middle.count) == (2.0, 9)
+
+    def test_what_fails_was_not_measured(self) -> None:
+        middle = Middle()
+        with pytest.raises(ZeroDivisionError), middle.timed():
+            1 / 0
+        assert middle.count == 0
+
+    def test_a_step_that_goes_on_is_not_begun_again(self) -> None:
+        clock = StepClock()
+        clock.begin(0)
+        done_s = clock.done_s
+        clock.begin(0)
+        assert clock.done_s >= done_s
+        assert clock.left_s == 0.0, "nothing is known of a first step"
+        clock.end()
+        assert clock.whole_s >= done_s
+
+    def test_a_rehearsal_measures_both_halves_of_a_replay_and_leaves_the_forward_as_it_was(self) -> None:
+        layer, in_flight, handling = tiny.make_layer(3), InFlight("layer.3"), Handling()
+        given, _ = tiny.make_batch(0, 0)
+        in_flight.run(layer, given, LayerRng(0, 3))
+        assert in_flight.rehearse(layer, handling) == ""
+        assert (handling.graph.count, handling.bind.count) == (1, 1)
+        assert handling.replay_s == handling.graph.seconds + handling.bind.seconds > 0
+        same, other = tiny.make_layer(3), InFlight("layer.3")
+        other.run(same, given, LayerRng(0, 3))
+        for ran, module in ((in_flight, layer), (other, same)):
+            ran.backward(module, torch.ones_like(given))
+        for ours, theirs in zip(layer.parameters(), same.parameters(), strict=True):
+            assert torch.equal(_grad(ours), _grad(theirs))
+
+
+def _grad(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
 CURSOR = Cursor(3, {0, 1, 2}, {0}, b"described", 0.25, {1: "is-"})
 
 
@@ -84,6 +133,8 @@ class TestRecord:
         assert record.boundary_of(record.input_name(3, 2, 5)) == ("input", 3, 2, 5)
         assert record.boundary_of(record.gradient_name(3, 2, 5)) == ("gradient", 3, 2, 5)
         assert record.layer_of(record.shard_name(11)) == 11
+        assert record.layer_of_state(record.state_name(11, "parameter/weight")) == 11
+        assert record.layer_of_state(record.forward_name(1, 2, 11, "meta")) is None
         for name in ("s3/m2/input", "s3/m2/input.5x", "layer.5/rng", "s3/m2/gradient.-1", "s٣/m2/input.1"):
             with pytest.raises(WireError):
                 record.boundary_of(name)
@@ -306,6 +357,7 @@ def test_the_terminal_shows_colours_to_people_only(monkeypatch: pytest.MonkeyPat
         deadline_s=5.0,
         link_bytes_per_s=None,
         activations="ship",
+        leave="stop",
         checkpoint_every=1,
         watch_transfer=False,
         wants_manifest=False,

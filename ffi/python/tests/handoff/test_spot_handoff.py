@@ -54,6 +54,31 @@ def restored(figures: dict[str, Any]) -> int:
     return len(figures["replayed"]) + len(figures["recomputed"])
 
 
+def test_the_step_is_finished_while_state_leaves(tmp_path: Path) -> None:
+    figures = run(tmp_path, *LIGHT, "--leave", "overlap")
+    assert_lossless(figures)
+    assert figures["outcome"] == "handoff"
+    assert restored(figures) == 0, "nothing was in flight any more"
+    assert figures["moved_items"]["gradient"] == 48
+    assert "saved" not in figures["moved_items"]
+
+
+def test_a_running_job_says_what_a_plan_needs_to_know(tmp_path: Path) -> None:
+    file = tmp_path / "manifest.json"
+    figures = run(tmp_path, *LIGHT, "--manifest", str(file))
+    manifest = json.loads(file.read_text())
+    assert manifest["leaving"] == [1]
+    step, handling = manifest["step"], manifest["handling"]
+    assert step["done_s"] > 0 and step["slowdown"] == 1.5, "two ranks do what three did"
+    assert step["rollback_s"] > 0, "the step before has no checkpoint"
+    assert handling["commit_s"] > 0 and handling["digest_bytes_per_s"] > 0
+    assert handling["meanwhile_s"] > 0 and handling["after_s"] > 0
+    assert manifest["memory_bytes"].keys() == {"0", "2"}
+    parts = figures["resume_parts_s"]
+    assert parts.keys() == {"describe", "stream", "verify", "commit", "take over", "compute again"}
+    assert figures["predicted_s"] == pytest.approx(sum(parts.values()))
+
+
 @pytest.mark.parametrize(
     ("place", "in_flight"), [("between-steps", 0), ("forward", 6), ("backward", 6), ("mid-step", 8)]
 )

@@ -50,13 +50,22 @@ class _Transfer:
 class Boundary:
     """Sends and receives by key. A send never blocks; a receive that was interrupted goes on where it was."""
 
-    def __init__(self, engine: Engine, like: Tensor, patience_s: float, idle: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        like: Tensor,
+        patience_s: float,
+        idle: Callable[[], bool],
+        goes_on: Callable[[], bool] = lambda: False,
+    ) -> None:
         """`like`: a tensor (its shape and dtype count) as every boundary of the pipeline carries it. `idle` is called
-        now and then while a receive waits."""
+        while a receive waits: now and then, and again at once if it found something to do. `goes_on`: whether this
+        rank waits on though it has its notice."""
         self._engine = engine
         self._like = like
         self._patience_s = patience_s
         self._idle = idle
+        self._goes_on = goes_on
         self._sends: dict[Key, _Transfer] = {}
         self._receives: dict[Key, _Transfer] = {}
         self._lives = 0
@@ -85,16 +94,18 @@ class Boundary:
             transfer = self._engine.recv(lend(tensor), source=source, tag=self._tag(key))
             receive = self._receives[key] = _Transfer(transfer, tensor, source)
         give_up_s = time.monotonic() + self._patience_s
+        busy = False
         while True:
             try:
-                receive.native.wait(timeout=SLICE_S, interruptible=self._interruptible)
+                interruptible = self._interruptible and not self._goes_on()
+                receive.native.wait(timeout=0 if busy else SLICE_S, interruptible=interruptible)
             except TimeoutError:
                 if time.monotonic() > give_up_s:
                     raise Stalled(
                         f"rank {source} is alive but has not sent {self._tag(key)} for {self._patience_s:.0f} s; "
                         "see what it is waiting for, or allow more time (patience_s)"
                     ) from None
-                self._idle()
+                busy = self._idle()
             else:
                 del self._receives[key]
                 return receive.tensor

@@ -14,6 +14,7 @@ from . import record
 from .boundary import Key
 from .in_flight import Parts
 from .memory import lend
+from .pace import Load
 from .record import Cursor, forward_name, gradient_name, input_name, layer_of, shard_name, state_name
 from .shard import Piece, Shard
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .stage import Stage
 
 Activations = Literal["cheapest", "ship", "recompute"]
+Leave = Literal["stop", "overlap"]
 
 # By how much a computation is taken to be longer than it is where sending is preferred to it.
 SHIP_WEIGHT = 1000.0
@@ -110,7 +112,8 @@ class HandOver:
             # The graphs of forwards are described while the state, without which they are worth nothing, is on its way.
             outgoing.offer([*self._passing(), *self._entries(), *self._inputs(), *self._gradients()])
             self._offer_forwards(outgoing, cursors)
-            outgoing.cut(record.encode(cursors))
+            load = self._load(cursors)
+            outgoing.cut(record.encode(cursors), meanwhile_s=load.meanwhile_s, after_s=load.after_s)
         except XferError as refused:
             # It is ending already: the notice was taken back, or a new owner is gone.
             try:
@@ -118,7 +121,7 @@ class HandOver:
             except TimeoutError:
                 raise refused from None
         else:
-            stage.observe("cut", {"layers": {layer: self._after[layer] for layer in cursors}, "adopt_s": self._adopt_s()})
+            stage.observe("cut", {"layers": {layer: self._after[layer] for layer in cursors}})
             outcome = self._await(outgoing)
         if outcome is None:
             return None
@@ -170,10 +173,35 @@ class HandOver:
             self._stage.observe("abandoned", {"source": self._stage.rank, "reason": str(error)})
             return None
 
-    def _adopt_s(self) -> float:
-        """What making the layers will take the new owner that gets most of them."""
-        gets = [sum(self._after[layer] == rank for layer in self._stage.shards) for rank in self._targets]
-        return self._stage.adopt_s * max(gets, default=0)
+    def _load(self, cursors: Mapping[int, Cursor]) -> Load:
+        """What the new owner has to do that gets most, beside what the plan counts for forwards that are run again."""
+        handling = self._stage.handling
+        loads = []
+        for rank in self._targets:
+            layers = [layer for layer in cursors if self._after[layer] == rank]
+            meanwhile_s = len(layers) * handling.make.seconds
+            after_s = len(layers) * handling.load.seconds
+            for shard in (self._stage.shards[layer] for layer in layers):
+                replayed = len(cursors[shard.layer].saved) if self._saves_s(shard) > 0 else 0
+                meanwhile_s += replayed * handling.graph.seconds
+                after_s += replayed * handling.bind.seconds
+                after_s += (len(shard.in_flight) - replayed) * shard.forward_s
+            forward_s = max((self._stage.shards[layer].forward_s for layer in layers), default=0.0)
+            if self._after.count(rank) * forward_s > meanwhile_s:
+                # A microbatch through its layers takes longer than all of that: it has work of its own until the layers
+                # are its own, and hears of it at its next safe point, half a backward later.
+                meanwhile_s, after_s = 0.0, after_s + meanwhile_s + forward_s
+            loads.append(Load(meanwhile_s, after_s))
+        return max(loads, key=lambda load: load.meanwhile_s + load.after_s)
+
+    def _saves_s(self, shard: Shard) -> float:
+        """What a forward's saved tensors save its new owner, which has its work with them too."""
+        if self._stage.activations == "ship":
+            return self._weight() * shard.forward_s
+        return max(shard.forward_s - self._stage.handling.replay_s, 0.0)
+
+    def _weight(self) -> float:
+        return SHIP_WEIGHT if self._stage.activations == "ship" else 1.0
 
     def _passing(self) -> Iterator[Item]:
         for shard in self._stage.shards.values():
@@ -202,7 +230,7 @@ class HandOver:
                 lend(tensor),
                 target=self._after[min(layer, stage.pipeline.layers - 1)],
                 version=step,
-                recompute_s=self._cost_s(producer),
+                recompute_s=self._weight() * producer.forward_s,
                 recompute_from=self._made_from(producer, microbatch),
             )
 
@@ -248,12 +276,9 @@ class HandOver:
                 target=self._after[shard.layer],
                 version=shard.step,
                 group=forward_name(shard.step, microbatch, shard.layer, "saved"),
-                recompute_s=self._cost_s(shard) * tensor.nbytes / total,
+                recompute_s=self._saves_s(shard) * tensor.nbytes / total,
                 recompute_from=self._made_from(shard, microbatch),
             )
-
-    def _cost_s(self, shard: Shard) -> float:
-        return shard.forward_s * (SHIP_WEIGHT if self._stage.activations == "ship" else 1.0)
 
     def _made_from(self, shard: Shard, microbatch: int) -> list[str]:
         """What is needed to run the layer's forward again, of what its new owner does not have."""

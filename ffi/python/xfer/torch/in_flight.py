@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .capture import LayerForward, forward
 from .errors import Refused
+from .pace import Handling
 from .raw import bytes_tensor, tensor_bytes
 from .recompute import recompute
 from .record import FROM_INPUT, NOT_NEEDED, SENT
@@ -138,14 +139,22 @@ class InFlight:
                 tensors[saved_part(number)] = tensor
         return Parts(letters, tensors)
 
-    def rehearse(self, module: nn.Module) -> str:
+    def rehearse(self, module: nn.Module, handling: Handling | None = None) -> str:
         """Does with a forward that ran here what its new owner would do, on the same layer, which it leaves as it is:
-        why that is refused, if it is. The first time in a process takes a second, which nobody has when it counts."""
+        why that is refused, if it is. The first time in a process takes a second, which nobody has when it counts; a
+        later one tells `handling` what it takes."""
         parts = self.export()
         if parts is None:
             return "its forward can't be exported"
+        assert self._given is not None
+        handling = handling or Handling()
+        there = {n: tensor.detach().contiguous().view(-1).view(torch.uint8) for n, tensor in parts.tensors.items()}
+        arrived = Arrived(self.entry(), parts.letters, there, wanted=False, prepared=None)
         try:
-            skeleton(module, tensor_bytes(parts.tensors["meta"]), name=self.name)
+            with handling.graph.timed():
+                graph = skeleton(module, tensor_bytes(parts.tensors["meta"]), name=self.name)
+            with handling.bind.timed():
+                graph.bind(arrived.tensors(self._given))
         except Refused as refused:
             return str(refused)
         return ""

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xfer._xfer import Outcome, PeerLost, StoreLost, XferError
+from xfer._xfer import Notice, Outcome, PeerLost, StoreLost, XferError
 
 from . import codec
 from .errors import WireError
@@ -84,6 +84,8 @@ class Ownership:
         self._generation = stage.engine.generation
         self._arrival: TakeOver | None = None
         self._declined: set[str] = set()
+        self._enough_s: dict[str, float] = {}
+        """By notice: when so much of it is left, the open step isn't waited for any more."""
         self._done_since_s: float | None = None
 
     def protect(self) -> None:
@@ -96,10 +98,10 @@ class Ownership:
         """Whether layers are to change hands."""
         return self._has_to_leave() or self._news() is not None
 
-    def prepare(self) -> None:
-        """Uses a moment of waiting to make ready what has come of layers that are on their way here."""
-        if self._news() is None and self._arrival is not None:
-            self._arrival.prepare()
+    def prepare(self) -> bool:
+        """Uses a moment of waiting to make ready what has come of layers that are on their way here; whether there was
+        anything to do."""
+        return self._news() is None and self._arrival is not None and self._arrival.prepare()
 
     def settle(self) -> None:
         """Follows the newest decision, and gives this rank's layers away if it has to leave."""
@@ -249,9 +251,29 @@ class Ownership:
 
     # Leaving.
 
+    def goes_on(self) -> bool:
+        """Whether this rank has its notice, and finishes its part of the open step first."""
+        notice = self._notice()
+        return notice is not None and self._finishes_step(notice) and self._news() is None
+
     def _has_to_leave(self) -> bool:
+        notice = self._notice()
+        return notice is not None and not self._finishes_step(notice)
+
+    def _notice(self) -> Notice | None:
+        """What this rank has to leave for."""
         notice = self._stage.engine.notice()
-        return notice is not None and bool(self._stage.shards) and notice.id not in self._declined
+        return None if notice is None or not self._stage.shards or notice.id in self._declined else notice
+
+    def _finishes_step(self, notice: Notice) -> bool:
+        stage = self._stage
+        if stage.leave == "stop":
+            return False
+        enough_s = self._enough_s.setdefault(notice.id, notice.seconds_left / 2)
+        is_open = any(
+            shard.forwarded and len(shard.backwarded) < stage.pipeline.microbatches for shard in stage.shards.values()
+        )
+        return is_open and notice.seconds_left > enough_s
 
     def _leave(self) -> None:
         stage = self._stage

@@ -16,6 +16,7 @@ from .errors import WireError
 _VERSION = 1
 _FIELDS = {"step", "forwarded", "backwarded", "optimizer", "forward_s", "saved"}
 
+_STATE = re.compile(r"layer\.(\d{1,9})/", re.ASCII)
 _BOUNDARY = re.compile(r"s(\d{1,18})/m(\d{1,9})/(input|gradient)\.(\d{1,9})", re.ASCII)
 
 
@@ -35,6 +36,12 @@ def layer_of(shard: str) -> int:
 def state_name(layer: int, path: str) -> str:
     """A tensor of a layer; `path` is as in `Shard`."""
     return f"{shard_name(layer)}/{path}"
+
+
+def layer_of_state(name: str) -> int | None:
+    """The layer of a tensor that `state_name` has named; None for what is called otherwise."""
+    match = _STATE.match(name)
+    return None if match is None else int(match[1])
 
 
 def input_name(step: int, microbatch: int, layer: int) -> str:

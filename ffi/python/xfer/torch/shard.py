@@ -3,7 +3,6 @@
 Its tensors have paths: `parameter/weight`, `buffer/mean`, `gradient/weight`, `optimizer/weight/exp_avg`, `rng`.
 """
 
-from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
@@ -14,14 +13,12 @@ from torch.optim import Optimizer
 from .in_flight import InFlight
 from .memory import is_dense, shaped
 from .optimizer import adopt_optimizer_state, export_optimizer_state
+from .pace import Middle
 from .raw import bytes_tensor, tensor_bytes
 from .record import Cursor, shard_name
 from .rng import LayerRng
 
 _DESCRIPTION = "optimizer"
-
-# How many forwards are remembered to say what one takes.
-_FORWARDS = 9
 
 
 class Piece(NamedTuple):
@@ -45,19 +42,21 @@ class Shard:
         self.forwarded: set[int] = set()
         self.backwarded: set[int] = set()
         self.in_flight: dict[int, InFlight] = {}
-        self.forward_s = 0.0
-        """What a forward takes: the middle of the latest ones, so that one that was disturbed doesn't count."""
-        self._took_s: deque[float] = deque(maxlen=_FORWARDS)
+        self._forward = Middle()
 
     @property
     def name(self) -> str:
         """What the store calls it."""
         return shard_name(self.layer)
 
+    @property
+    def forward_s(self) -> float:
+        """What a forward takes."""
+        return self._forward.seconds
+
     def note_forward(self, seconds: float) -> None:
         """A forward of this layer took so long."""
-        self._took_s.append(seconds)
-        self.forward_s = sorted(self._took_s)[len(self._took_s) // 2]
+        self._forward.note(seconds)
 
     def go_to(self, step: int) -> None:
         """Begins `step`, whatever it was at. Gradients are for the caller to clear."""

@@ -33,12 +33,19 @@ from xfer._xfer import Cancelled, Engine, Interrupted, PeerLost, XferError
 
 from .boundary import Boundary, Key
 from .checkpoint import Checkpoints
-from .handoff import Activations, check_owners
+from .handoff import Activations, Leave, check_owners, heirs
 from .in_flight import InFlight
 from .ownership import Ownership
+from .pace import Handling, StepClock
 from .rng import LayerRng, Streams
 from .schedule import Work, one_forward_one_backward
 from .shard import Shard
+
+
+# The first forwards that are rehearsed: one to have done it, one to measure it.
+_REHEARSALS = 2
+# The first layers that are loaded with what they are already, to measure that: an odd number has a middle.
+_LOADS = 3
 
 
 @dataclass(frozen=True)
@@ -77,13 +84,17 @@ class Stage:
         *,
         checkpoints: Checkpoints | None = None,
         activations: Activations = "cheapest",
+        leave: Leave = "stop",
         patience_s: float = 60.0,
         observe: Callable[[str, dict[str, Any]], None] = lambda _what, _facts: None,
     ) -> None:
         """`owners`: the rank of each layer; a rank's layers are next to each other. `activations`: what becomes of what
         forwards in flight have saved: whatever is quicker for each, sent as long as there is time ("ship": exact also
-        where another device rounds differently), or computed again ("recompute"). `patience_s`: how long a neighbour
-        that lives may send nothing. `observe` is told what happens: a word and its facts."""
+        where another device rounds differently), or computed again ("recompute"). `leave`: where in its step a
+        rank leaves when it has to: at once ("stop"), or when its part of the open step is done ("overlap": its state
+        leaves meanwhile, its gradients last, and the new owners step), if that takes no more than half of the notice.
+        `patience_s`: how long a neighbour that lives may send nothing. `observe` is told what happens: a word and its
+        facts."""
         check_owners(owners, pipeline.layers)
         self.pipeline = pipeline
         self.engine = engine
@@ -91,6 +102,7 @@ class Stage:
         self.observe = observe
         self.checkpoints = checkpoints
         self.activations = activations
+        self.leave = leave
         self.step = 0
         """The step that the loop is at; single layers may be one ahead."""
         self.losses: dict[tuple[int, int], float] = {}
@@ -102,14 +114,17 @@ class Stage:
         self.inherited: set[str] = set()
         """The names of those of them that came with a layer: the neighbour on the other side never had them."""
         self.owners = list(owners)
-        began_s = time.perf_counter()
-        self.shards = {layer: self.new_shard(layer) for layer, owner in enumerate(owners) if owner == self.rank}
-        self.adopt_s = (time.perf_counter() - began_s) / max(len(self.shards), 1)
-        """What it takes to make a layer: what each layer that changes hands costs its new owner."""
+        self.handling = Handling()
+        """What layers that change hands cost their new owner."""
+        self.clock = StepClock()
+        """How far the open step is."""
+        self.shards = {layer: self._measured_shard(layer) for layer, owner in enumerate(owners) if owner == self.rank}
         self._ownership = Ownership(self, patience_s)
-        self.boundary = Boundary(engine, pipeline.activation, patience_s, self._ownership.prepare)
+        self.boundary = Boundary(
+            engine, pipeline.activation, patience_s, self._ownership.prepare, self._ownership.goes_on
+        )
         self._stop = False
-        self._rehearsed = False
+        self._rehearsals = 0
         self._save(self.shards.values())
         self._ownership.protect()
 
@@ -125,6 +140,7 @@ class Stage:
                 return
             self.step = min(shard.step for shard in self.shards.values())
             if self.step < count:
+                self.clock.begin(self.step)
                 yield self.step
             elif self._ownership.everyone_done(count):
                 return
@@ -174,6 +190,8 @@ class Stage:
             if not self._at_safe_point():
                 raise
             return
+        if ready:
+            self.clock.end()
         self._save(ready)
         self._ownership.protect()
         self.losses = {key: loss for key, loss in self.losses.items() if key[0] >= self.step}
@@ -189,10 +207,17 @@ class Stage:
         shard.note_forward(time.perf_counter() - began_s)
         shard.in_flight[microbatch] = in_flight
         shard.forwarded.add(microbatch)
-        if not self._rehearsed:
-            self._rehearsed = True
-            self.observe("rehearsed", {"layer": shard.layer, "refused": in_flight.rehearse(shard.module)})
+        if self._rehearsals < _REHEARSALS:
+            self._rehearse(shard, in_flight)
         self.deliver_input(shard.step, microbatch, shard.layer + 1, output)
+
+    def _rehearse(self, shard: Shard, in_flight: InFlight) -> None:
+        """Does once what a new owner would do with a forward, so that it is quick when it counts; and then to measure it."""
+        self._rehearsals += 1
+        if self._rehearsals == 1:
+            self.observe("rehearsed", {"layer": shard.layer, "refused": in_flight.rehearse(shard.module)})
+        else:
+            in_flight.rehearse(shard.module, self.handling)
 
     def _backward(self, shard: Shard, microbatch: int) -> None:
         step, layer = shard.step, shard.layer
@@ -282,6 +307,29 @@ class Stage:
         return Shard(
             layer, module, self.pipeline.make_optimizer(module.parameters()), LayerRng(self.pipeline.seed, layer)
         )
+
+    def _measured_shard(self, layer: int) -> Shard:
+        """A new layer, made as a new owner would make it, and what that takes."""
+        with self.handling.make.timed():
+            shard = self.new_shard(layer)
+        if self.handling.load.count < _LOADS:
+            snapshot = {path: tensor.detach().clone() for path, tensor in shard.snapshot().items()}
+            with self.handling.load.timed():
+                shard.go_back(0, snapshot)
+        return shard
+
+    def progress(self) -> dict[str, float]:
+        """How far the training is, for `Outgoing.manifest`: in seconds, but for `slowdown`, how much longer a step takes
+        without this rank."""
+        most = max(self.owners.count(rank) for rank in self.owners)
+        _, after = heirs(self.owners, self.rank)
+        behind = 0 if self.checkpoints is None else self.step % self.checkpoints.every
+        return {
+            "done_s": self.clock.done_s,
+            "left_s": self.clock.left_s,
+            "slowdown": max(after.count(rank) for rank in after) / most,
+            "rollback_s": (self.step if self.checkpoints is None else behind) * self.clock.whole_s,
+        }
 
     def _save(self, shards: Iterable[Shard]) -> None:
         for shard in shards:

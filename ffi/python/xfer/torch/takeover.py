@@ -31,9 +31,15 @@ class TakeOver:
         self._skeletons: dict[str, Skeleton | None] = {}
         stage.observe("offered", {"source": incoming.source})
 
-    def prepare(self) -> None:
-        """Uses a moment of waiting: builds the graph of one forward whose description has arrived."""
-        for name, kind, _ in self.incoming.items():
+    def prepare(self) -> bool:
+        """Uses a moment of waiting: makes a layer that is on its way, or builds the graph of one forward whose description
+        has arrived. False if there was nothing to do."""
+        items = self.incoming.items()
+        for layer in sorted({layer for name, _, _ in items if (layer := record.layer_of_state(name)) is not None}):
+            if layer not in self._shards:
+                self._shard(layer)
+                return True
+        for name, kind, _ in items:
             if kind != "meta" or name in self._skeletons:
                 continue
             memory = self.incoming.landed(name)
@@ -46,7 +52,8 @@ class TakeOver:
             except (Refused, WireError):
                 # Tried again, and said why, when the layer is restored.
                 self._skeletons[name] = None
-            return
+            return True
+        return False
 
     def run(self, outcome: Outcome) -> None:
         """Makes the layers that are this rank's now its own, and computes again what did not come and can be had at
@@ -65,7 +72,7 @@ class TakeOver:
             cursor = cursors[layer]
             shard.load(self._state(layer), cursor.optimizer)
             shard.go_to(cursor.step)
-            shard.forward_s = cursor.forward_s
+            shard.note_forward(cursor.forward_s)
             shard.forwarded, shard.backwarded = cursor.forwarded, cursor.backwarded
             self._take_forwards(shard, cursor, set(outcome.recompute))
             stage.shards[layer] = shard
@@ -75,7 +82,7 @@ class TakeOver:
                 # What needs another rank's help is restored when its turn comes: it would have to wait here.
                 if not in_flight.ready and self._is_here(layer, microbatch):
                     stage.restore(stage.shards[layer], microbatch)
-        stage.observe("took over", {"layers": new, "adopt_s": adopted_s, "seconds": time.monotonic() - began_s})
+        stage.observe("took over", {"layers": new, "adopted_s": adopted_s, "seconds": time.monotonic() - began_s})
 
     def _take_boundaries(self) -> None:
         stage = self._stage

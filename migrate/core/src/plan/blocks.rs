@@ -93,16 +93,16 @@ pub fn blocks(parcels: &[Parcel]) -> Result<Vec<Block>, BlocksError> {
     check_sums(parcels)?;
     let order = needs_first(parcels)?;
     let mut found = Vec::with_capacity(parcels.len());
-    for component in components(parcels, &order) {
-        match component.as_slice() {
-            [_] => found.push(Block::of(parcels, component)),
+    for component in components(parcels, order).chunks() {
+        match component {
+            [_] => found.push(Block::of(parcels, component.to_vec())),
             _ if component.len() > limits::ENTANGLED_MAX => {
                 return Err(BlocksError::TooEntangled { parcels: component.len() });
             }
             [root, leaves @ ..] if leaves.iter().all(|leaf| parcels[*leaf].needs == [*root]) => {
-                found.extend(star(parcels, *root, leaves));
+                star(parcels, *root, leaves, &mut found);
             }
-            _ => divide(parcels, component, &mut found),
+            _ => divide(parcels, component.to_vec(), &mut found),
         }
     }
     // Within a component densities fall strictly, so no block overtakes what it needs.
@@ -138,13 +138,17 @@ impl Block {
 
     /// Most saved per byte first; among equals the shorter one, which is worth something sooner.
     pub(super) fn before(&self, other: &Self) -> Ordering {
-        let ours = u128::from(self.saves_ns) * u128::from(other.bytes);
-        let theirs = u128::from(other.saves_ns) * u128::from(self.bytes);
-        let by_density = theirs.cmp(&ours);
-        // Nothing saved for no bytes compares as equal to everything, and belongs to the end.
-        let worthless = |block: &Self| block.saves_ns == 0;
-        worthless(self).cmp(&worthless(other)).then(by_density).then(self.bytes.cmp(&other.bytes))
+        before((self.bytes, self.saves_ns), (other.bytes, other.saves_ns))
     }
+}
+
+/// [`Block::before`] of (bytes, saved nanoseconds).
+fn before(one: (u64, u64), other: (u64, u64)) -> Ordering {
+    let ((one_bytes, one_ns), (other_bytes, other_ns)) = (one, other);
+    let ours = u128::from(one_ns) * u128::from(other_bytes);
+    let theirs = u128::from(other_ns) * u128::from(one_bytes);
+    // Nothing saved for no bytes compares as equal to everything, and belongs to the end.
+    (one_ns == 0).cmp(&(other_ns == 0)).then(theirs.cmp(&ours)).then(one_bytes.cmp(&other_bytes))
 }
 
 /// Sums stay far from overflow, also in products of two of them.
@@ -164,25 +168,26 @@ fn check_sums(parcels: &[Parcel]) -> Result<(), BlocksError> {
 
 /// The parcels in an order in which needs come first, otherwise as given: Kahn's algorithm with the smallest place first.
 fn needs_first(parcels: &[Parcel]) -> Result<Vec<usize>, BlocksError> {
-    if parcels.iter().all(|parcel| parcel.needs.is_empty()) {
+    if parcels.iter().enumerate().all(|(place, parcel)| parcel.needs.iter().all(|needs| *needs < place)) {
         return Ok((0..parcels.len()).collect());
     }
     let mut waits_for = vec![0_u32; parcels.len()];
-    let mut needed_by: Vec<Vec<usize>> = vec![Vec::new(); parcels.len()];
+    let mut dependents = vec![0_usize; parcels.len()];
     for (place, parcel) in parcels.iter().enumerate() {
         for needs in &parcel.needs {
-            let dependents = needed_by.get_mut(*needs);
             let error = BlocksError::UnknownNeed { parcel: place, needs: *needs, parcels: parcels.len() };
-            dependents.ok_or(error)?.push(place);
+            *dependents.get_mut(*needs).ok_or(error)? += 1;
             waits_for[place] += 1;
         }
     }
+    let pairs = parcels.iter().enumerate().flat_map(|(place, parcel)| parcel.needs.iter().map(move |to| (*to, place)));
+    let needed_by = Chunks::new(&dependents, pairs);
     let mut free: BinaryHeap<Reverse<usize>> =
         (0..parcels.len()).filter(|place| waits_for[*place] == 0).map(Reverse).collect();
     let mut order = Vec::with_capacity(parcels.len());
     while let Some(Reverse(place)) = free.pop() {
         order.push(place);
-        for dependent in &needed_by[place] {
+        for dependent in needed_by.chunk(place) {
             waits_for[*dependent] -= 1;
             if waits_for[*dependent] == 0 {
                 free.push(Reverse(*dependent));
@@ -195,8 +200,46 @@ fn needs_first(parcels: &[Parcel]) -> Result<Vec<usize>, BlocksError> {
     }
 }
 
+/// Lists of places, one behind the other in one piece of memory: most of them are short.
+struct Chunks {
+    places: Vec<usize>,
+    /// Where each list begins; and the end.
+    starts: Vec<usize>,
+}
+
+impl Chunks {
+    /// Lists that have `counts` places each; `pairs` are (list, place), in the order of each list.
+    fn new(counts: &[usize], pairs: impl Iterator<Item = (usize, usize)>) -> Self {
+        let mut starts = Vec::with_capacity(counts.len() + 1);
+        starts.push(0);
+        let ends = counts.iter().scan(0, |end, count| {
+            *end += count;
+            Some(*end)
+        });
+        starts.extend(ends);
+        let mut next = starts.clone();
+        let mut places = vec![0; starts[counts.len()]];
+        for (list, place) in pairs {
+            places[next[list]] = place;
+            next[list] += 1;
+        }
+        Self { places, starts }
+    }
+
+    fn chunk(&self, list: usize) -> &[usize] {
+        &self.places[self.starts[list]..self.starts[list + 1]]
+    }
+
+    fn chunks(&self) -> impl Iterator<Item = &[usize]> {
+        (0..self.starts.len() - 1).map(|list| self.chunk(list))
+    }
+}
+
 /// The parcels that hang together, each component in the order given by `order`.
-fn components(parcels: &[Parcel], order: &[usize]) -> Vec<Vec<usize>> {
+fn components(parcels: &[Parcel], order: Vec<usize>) -> Chunks {
+    if parcels.iter().all(|parcel| parcel.needs.is_empty()) {
+        return Chunks { places: order, starts: (0..=parcels.len()).collect() };
+    }
     let mut leader: Vec<usize> = (0..parcels.len()).collect();
     for (place, parcel) in parcels.iter().enumerate() {
         for needs in &parcel.needs {
@@ -204,17 +247,18 @@ fn components(parcels: &[Parcel], order: &[usize]) -> Vec<Vec<usize>> {
             leader[a.max(b)] = a.min(b);
         }
     }
-    let mut place_of = vec![usize::MAX; parcels.len()];
-    let mut components: Vec<Vec<usize>> = Vec::new();
-    for place in order {
+    let mut number_of = vec![usize::MAX; parcels.len()];
+    let mut counts: Vec<usize> = Vec::new();
+    for place in &order {
         let leader = find(&mut leader, *place);
-        if place_of[leader] == usize::MAX {
-            place_of[leader] = components.len();
-            components.push(Vec::new());
+        if number_of[leader] == usize::MAX {
+            number_of[leader] = counts.len();
+            counts.push(0);
         }
-        components[place_of[leader]].push(*place);
+        counts[number_of[leader]] += 1;
     }
-    components
+    let pairs = order.iter().map(|place| (number_of[find(&mut leader, *place)], *place));
+    Chunks::new(&counts, pairs)
 }
 
 fn find(leader: &mut [usize], mut place: usize) -> usize {
@@ -227,22 +271,24 @@ fn find(leader: &mut [usize], mut place: usize) -> usize {
 
 /// The blocks of a parcel that several others need, and nothing else: it takes along the densest of them as long as each
 /// makes all of these denser. The others follow by themselves.
-fn star(parcels: &[Parcel], root: usize, leaves: &[usize]) -> Vec<Block> {
-    let mut rest: Vec<Block> = leaves.iter().map(|leaf| Block::of(parcels, vec![*leaf])).collect();
-    rest.sort_by(Block::before);
+fn star(parcels: &[Parcel], root: usize, leaves: &[usize], found: &mut Vec<Block>) {
+    let of = |leaf: &usize| (parcels[*leaf].bytes, parcels[*leaf].saves_ns);
+    let mut rest = leaves.to_vec();
+    rest.sort_by(|one, other| before(of(one), of(other)));
     let mut first = Block::of(parcels, vec![root]);
-    let denser = |leaf: &&Block, first: &Block| {
-        let (leaf_saves, first_saves) = (u128::from(leaf.saves_ns), u128::from(first.saves_ns));
-        leaf_saves * u128::from(first.bytes) >= first_saves * u128::from(leaf.bytes)
+    let denser = |leaf: &&usize, first: &Block| {
+        let (bytes, saves_ns) = of(leaf);
+        u128::from(saves_ns) * u128::from(first.bytes) >= u128::from(first.saves_ns) * u128::from(bytes)
     };
     let mut taken = 0;
     while let Some(leaf) = rest.get(taken).filter(|leaf| denser(leaf, &first)) {
-        first.parcels.extend(&leaf.parcels);
-        first.bytes += leaf.bytes;
-        first.saves_ns += leaf.saves_ns;
+        first.parcels.push(*leaf);
+        first.bytes += parcels[*leaf].bytes;
+        first.saves_ns += parcels[*leaf].saves_ns;
         taken += 1;
     }
-    std::iter::once(first).chain(rest.drain(taken..)).collect()
+    found.push(first);
+    found.extend(rest[taken..].iter().map(|leaf| Block::of(parcels, vec![*leaf])));
 }
 
 /// Divides parcels that hang together into their blocks.

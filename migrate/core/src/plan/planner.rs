@@ -153,7 +153,7 @@ fn ship(pieces: &[(Piece, &Group)], budget: &Budget, policy: PlanPolicy, needed_
         PlanPolicy::ShipAll => {
             let bytes = pieces.iter().fold(0, |sum: u64, piece| sum.saturating_add(piece.bytes));
             let end_ns = nanos(crate::budget::time_for(bytes, link.bytes_per_s));
-            Choice { sent: vec![true; pieces.len()], end_ns, bound_ns: end_ns }
+            Choice { sent: vec![true; pieces.len()], end_ns, sent_ns: end_ns, bound_ns: end_ns }
         }
     }
 }

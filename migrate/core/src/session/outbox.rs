@@ -1,8 +1,12 @@
 //! The source's items on their way: granted, posted within a window, applied, landed, or given up.
 
+mod entries;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use xfer_transport_core::RemoteRegion;
+
+use entries::Entries;
 
 use super::Violation;
 use crate::item::{Item, ItemId};
@@ -52,7 +56,7 @@ pub(super) enum Again {
 /// All items of a source, and the window of those that are posted.
 #[derive(Debug, Clone, Default, Hash)]
 pub(super) struct Outbox {
-    entries: BTreeMap<ItemId, Entry>,
+    entries: Entries<Entry>,
     tally: Tally,
 }
 
@@ -103,27 +107,21 @@ impl Outbox {
 
     /// What isn't in `order` is not sent any more, unless it is posted already.
     pub(super) fn set_order(&mut self, order: &[ItemId]) {
-        // Both sorted by item, so that one walk over all entries finds each one's place.
-        let mut places: Vec<(ItemId, usize)> = order.iter().enumerate().map(|(place, item)| (*item, place)).collect();
-        places.sort_unstable();
-        let mut places = places.into_iter().peekable();
+        self.entries.iter_mut().for_each(|(_, entry)| entry.place = None);
         let mut queues = [Vec::new(), Vec::new()];
-        let mut to_land: BTreeMap<u32, usize> = BTreeMap::new();
-        for (item, entry) in &mut self.entries {
-            while places.next_if(|(other, _)| other < item).is_some() {}
-            entry.place = places.next_if(|(other, _)| other == item).map(|(_, place)| place);
-            if let Some(place) = entry.waiting_at() {
+        for (place, item) in order.iter().enumerate() {
+            let Some(entry) = self.entries.get_mut(*item) else { continue };
+            entry.place = Some(place);
+            if entry.stage == Stage::Waiting {
                 queues[usize::from(entry.granted.is_some())].push((place, *item));
             }
-            if entry.is_to_land() {
-                *to_land.entry(entry.target).or_default() += 1;
-            }
         }
-        // Sets of sorted things are made at once, not one by one.
-        let [ungranted, ready] = queues.map(|mut queue| {
-            queue.sort_unstable();
-            queue.into_iter().collect()
-        });
+        let mut to_land: BTreeMap<u32, usize> = BTreeMap::new();
+        for (_, entry) in self.entries.iter().filter(|(_, entry)| entry.is_to_land()) {
+            *to_land.entry(entry.target).or_default() += 1;
+        }
+        // They come sorted, and sets of sorted things are made at once, not one by one.
+        let [ungranted, ready] = queues.map(|queue| queue.into_iter().collect());
         (self.tally.ungranted, self.tally.ready, self.tally.to_land) = (ungranted, ready, to_land);
     }
 
@@ -135,7 +133,7 @@ impl Outbox {
         let ready = &self.tally.ready;
         let next = *if planted::is(Bug::LastFirst) { ready.last() } else { ready.first() }?;
         let (_, item) = next;
-        let entry = self.entries.get(&item)?;
+        let entry = self.entries.get(item)?;
         let (target, remote) = (entry.target, entry.granted?);
         let out_of_turn = self.tally.ungranted.first().is_some_and(|before| *before < next);
         if !self.tally.has_room(if out_of_turn { u64::MAX } else { entry.bytes }) {
@@ -190,9 +188,9 @@ impl Outbox {
     pub(super) fn give_up_target(&mut self, target: u32) {
         for (item, entry) in self.entries.iter_mut().filter(|(_, entry)| entry.target == target) {
             if matches!(entry.stage, Stage::Waiting | Stage::Applied) {
-                self.tally.remove(*item, entry);
+                self.tally.remove(item, entry);
                 entry.stage = Stage::GivenUp;
-                self.tally.add(*item, entry);
+                self.tally.add(item, entry);
             }
         }
     }
@@ -205,12 +203,12 @@ impl Outbox {
     /// What `target` doesn't get as things are, in the order of ids.
     pub(super) fn skipped(&self, target: u32) -> Vec<ItemId> {
         let skipped = |entry: &Entry| entry.target == target && entry.stage != Stage::Landed && !entry.is_to_land();
-        self.entries.iter().filter(|(_, entry)| skipped(entry)).map(|(item, _)| *item).collect()
+        self.entries.iter().filter(|(_, entry)| skipped(entry)).map(|(item, _)| item).collect()
     }
 
     /// How an item stands for a plan.
     pub(super) fn standing(&self, item: ItemId) -> Standing {
-        match self.entries.get(&item).map(|entry| entry.stage) {
+        match self.entries.get(item).map(|entry| entry.stage) {
             Some(Stage::Waiting) => Standing::Open,
             Some(Stage::Posted | Stage::Applied | Stage::Landed) => Standing::Sent,
             Some(Stage::GivenUp) | None => Standing::GivenUp,
@@ -219,7 +217,7 @@ impl Outbox {
 
     /// What is posted, in the order of ids.
     pub(super) fn posted(&self) -> impl Iterator<Item = ItemId> {
-        self.entries.iter().filter(|(_, entry)| entry.stage == Stage::Posted).map(|(item, _)| *item)
+        self.entries.iter().filter(|(_, entry)| entry.stage == Stage::Posted).map(|(item, _)| item)
     }
 
     /// The bytes of what is posted.
@@ -242,7 +240,7 @@ impl Outbox {
     }
 
     fn update(&mut self, item: ItemId, change: impl FnOnce(&mut Entry)) {
-        if let Some(entry) = self.entries.get_mut(&item) {
+        if let Some(entry) = self.entries.get_mut(item) {
             self.tally.remove(item, entry);
             change(entry);
             self.tally.add(item, entry);
@@ -250,12 +248,12 @@ impl Outbox {
     }
 
     fn posted_entry(&self, item: ItemId, what: &'static str) -> Result<&Entry, Violation> {
-        let entry = self.entries.get(&item).filter(|entry| entry.stage == Stage::Posted);
+        let entry = self.entries.get(item).filter(|entry| entry.stage == Stage::Posted);
         entry.ok_or(Violation::Item { what, item })
     }
 
     fn of_target(&self, item: ItemId, target: u32) -> Result<&Entry, Violation> {
-        let entry = self.entries.get(&item).filter(|entry| entry.target == target);
+        let entry = self.entries.get(item).filter(|entry| entry.target == target);
         entry.ok_or(Violation::UnknownItem { item, rank: target })
     }
 }

@@ -265,8 +265,10 @@ impl SourceSession {
         let mut part = Vec::new();
         let mut part_len_bytes = 0;
         let added: Vec<Item> = self.manifest.items()[known..].to_vec();
+        let mut by_id: Vec<&Item> = added.iter().collect();
+        by_id.sort_unstable_by_key(|item| item.id);
+        by_id.into_iter().for_each(|item| self.outbox.add(item));
         for item in added {
-            self.outbox.add(&item);
             let len_bytes = item_len_bytes(&item);
             if part_len_bytes + len_bytes > limits::OFFER_ITEMS_LEN_BYTES_MAX {
                 self.offer(now, Vec::new(), Vec::new(), std::mem::take(&mut part));

@@ -56,7 +56,7 @@ fn no_room_means_everything_is_computed() {
     let unknown =
         choose(&pieces, Link { bytes_per_s: 0, ahead_bytes: 0, free_bytes: 0, room_bytes: 0 }, Computing::After);
     assert_eq!((unknown.sent, unknown.end_ns, unknown.bound_ns <= 3 * S), (vec![false, false], 3 * S, true));
-    assert_eq!(choose(&[], link(9), Computing::Beside), Choice { sent: vec![], end_ns: 0, bound_ns: 0 });
+    assert_eq!(choose(&[], link(9), Computing::Beside), Choice { sent: vec![], end_ns: 0, sent_ns: 0, bound_ns: 0 });
 }
 
 #[test]

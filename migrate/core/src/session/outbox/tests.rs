@@ -202,8 +202,8 @@ proptest! {
                 _ => {}
             }
             let mut counted = Tally::default();
-            for (item, entry) in &outbox.entries {
-                counted.add(*item, entry);
+            for (item, entry) in outbox.entries.iter() {
+                counted.add(item, entry);
             }
             prop_assert_eq!(format!("{:?}", outbox.tally), format!("{counted:?}"));
             let fits = counted.posted_bytes <= limits::WINDOW_BYTES_MAX || counted.posted_items == 1;
