@@ -1,23 +1,14 @@
 //! A token bucket: how many payload bytes may leave a process per second.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::Time;
-use crate::path::LinkId;
 
 /// How much may leave at once after a pause, as time at the configured rate.
 const BURST: Duration = Duration::from_millis(20);
 
-/// How long the turn of a link is kept for it after it should have come back. A thread is late by less; one that has
-/// nothing to send any more doesn't come, and what would be lost meanwhile is less than what is saved up in a [`BURST`].
-const PATIENCE: Duration = Duration::from_millis(5);
-
 /// Limits what leaves to a rate. A chunk may leave while the bucket isn't empty and may overdraw it, so that a rate
 /// far below one chunk per burst still moves chunks, only further apart.
-///
-/// Links that have to wait have their turns in the order in which they came. Whoever has just sent would otherwise be
-/// back first every time, and a small item for one peer would wait until all chunks for another one have left.
 #[derive(Debug, Clone, Default)]
 pub struct TokenBucket {
     limit: Option<Limit>,
@@ -29,8 +20,6 @@ struct Limit {
     /// Bytes that may leave now; negative while overdrawn.
     tokens: i128,
     filled: Time,
-    /// Links that were told to wait, in order, and until when.
-    waiting: VecDeque<(LinkId, Time)>,
 }
 
 impl TokenBucket {
@@ -50,12 +39,12 @@ impl TokenBucket {
     pub fn set(&mut self, bytes_per_s: Option<u64>, now: Time) {
         self.limit = bytes_per_s.map(|bytes_per_s| {
             let bytes_per_s = bytes_per_s.max(1);
-            Limit { bytes_per_s, tokens: burst_bytes(bytes_per_s), filled: now, waiting: VecDeque::new() }
+            Limit { bytes_per_s, tokens: burst_bytes(bytes_per_s), filled: now }
         });
     }
 
-    /// Whether a chunk may leave over `link` at `now`, else when to ask again.
-    pub fn ready(&mut self, link: LinkId, now: Time) -> Result<(), Time> {
+    /// Whether a chunk may leave at `now`, else when to ask again.
+    pub fn ready(&mut self, now: Time) -> Result<(), Time> {
         let Some(limit) = &mut self.limit else { return Ok(()) };
         let gained =
             i128::from(now.since(limit.filled).as_nanos() as u64) * i128::from(limit.bytes_per_s) / 1_000_000_000;
@@ -64,25 +53,11 @@ impl TokenBucket {
             limit.tokens = (limit.tokens + gained).min(burst_bytes(limit.bytes_per_s));
             limit.filled = now;
         }
-        limit.waiting.retain(|(waiting, until)| *waiting == link || until.after(PATIENCE) >= now);
-        let again = match limit.waiting.front() {
-            Some((first, until)) if limit.tokens > 0 && *first != link => {
-                until.after(PATIENCE).max(now.after(PATIENCE))
-            }
-            _ if limit.tokens > 0 => {
-                limit.waiting.pop_front();
-                return Ok(());
-            }
-            _ => {
-                let nanos = (1 - limit.tokens) * 1_000_000_000 / i128::from(limit.bytes_per_s) + 1;
-                now.after(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
-            }
-        };
-        match limit.waiting.iter_mut().find(|(waiting, _)| *waiting == link) {
-            Some((_, until)) => *until = again,
-            None => limit.waiting.push_back((link, again)),
+        if limit.tokens > 0 {
+            return Ok(());
         }
-        Err(again)
+        let nanos = (1 - limit.tokens) * 1_000_000_000 / i128::from(limit.bytes_per_s) + 1;
+        Err(now.after(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))))
     }
 
     /// `bytes` have left.
@@ -107,51 +82,7 @@ mod tests {
     fn without_a_limit_everything_passes() {
         let mut bucket = TokenBucket::default();
         bucket.take(u64::MAX);
-        assert_eq!(bucket.ready(LinkId(0), Time::ZERO), Ok(()));
-    }
-
-    /// Asks for `link` if it is time; how many chunks have left.
-    fn sends(bucket: &mut TokenBucket, link: LinkId, next: &mut Time, now: Time) -> u32 {
-        if *next > now {
-            return 0;
-        }
-        match bucket.ready(link, now) {
-            Ok(()) => {
-                bucket.take(1000);
-                1
-            }
-            Err(again) => {
-                *next = again;
-                0
-            }
-        }
-    }
-
-    #[test]
-    fn links_that_wait_take_turns_whoever_is_back_first() {
-        // The first one always asks first, as a thread does that has just been awake.
-        let mut bucket = TokenBucket::new(Some(10_000), Time::ZERO);
-        let (mut sent, mut next) = ([0; 3], [Time::ZERO; 3]);
-        for ms in 0..3000 {
-            let now = Time::ZERO.after(Duration::from_millis(ms));
-            for link in 0..3 {
-                sent[link] += sends(&mut bucket, LinkId(link as u32), &mut next[link], now);
-            }
-        }
-        assert!(sent.iter().all(|chunks| (9..=11).contains(chunks)), "{sent:?}");
-    }
-
-    #[test]
-    fn a_turn_that_nobody_comes_for_is_over_soon() {
-        let mut bucket = TokenBucket::new(Some(10_000), Time::ZERO);
-        assert_eq!(bucket.ready(LinkId(0), Time::ZERO), Ok(()));
-        bucket.take(1000);
-        let gone = bucket.ready(LinkId(1), Time::ZERO).expect_err("it is overdrawn");
-        let (mut now, mut next) = (gone, gone);
-        while sends(&mut bucket, LinkId(0), &mut next, now) == 0 {
-            now = next;
-        }
-        assert!(now <= gone.after(2 * PATIENCE), "{now:?} after {gone:?}");
+        assert_eq!(bucket.ready(Time::ZERO), Ok(()));
     }
 
     proptest! {
@@ -161,7 +92,7 @@ mod tests {
             let mut bucket = TokenBucket::new(Some(rate), Time::ZERO);
             let (mut now, mut left) = (Time::ZERO, 0_u64);
             for _ in 0..200 {
-                match bucket.ready(LinkId(0), now) {
+                match bucket.ready(now) {
                     Ok(()) => { bucket.take(chunk); left += chunk; }
                     Err(again) => { prop_assert!(again > now); now = again; }
                 }

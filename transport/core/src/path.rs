@@ -272,7 +272,7 @@ impl Path {
                 if !self.schedule.has_room(lane, extent.len_bytes) {
                     break;
                 }
-                if let Err(again) = bucket.ready(link, now) {
+                if let Err(again) = bucket.ready(now) {
                     return Next::Wait(again);
                 }
                 bucket.take(u64::from(extent.len_bytes));
