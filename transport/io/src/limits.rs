@@ -8,11 +8,17 @@ pub const GRANTS_MAX: usize = 65_536;
 /// Messages that wait in a subscriber's channel; more stay with the peer's path, and then with the peer.
 pub const SUBSCRIBER_MESSAGES_MAX: usize = 256;
 
+/// Loans to one peer that are not back. Each keeps memory that nobody else can have.
+pub const LOANS_MAX: usize = 4_096;
+
 /// Events that wait for a subscriber of events. What it doesn't take is dropped and counted.
 pub const EVENTS_MAX: usize = 4_096;
 
 /// Transfers up to this size are sent by the thread that asks for them: cheaper than waking another.
 pub const INLINE_BYTES_MAX: u64 = 64 << 10;
+
+/// The longest that a link may look for more without sleeping: beyond it a wake-up is a small part of the wait.
+pub const BUSY_POLL_MAX: Duration = Duration::from_millis(1);
 
 /// How long the end of a link waits for the other end to read the last words.
 pub const FAREWELL: Duration = Duration::from_millis(300);
@@ -45,6 +51,10 @@ pub const ARENA_SEGMENT_BYTES: u64 = 64 << 20;
 /// Bytes of the ring through which a link passes memory that can't be shared: small enough to stay in the processor's
 /// caches between the two copies, large enough that both ends always have a part to work on.
 pub const RING_BYTES: u64 = 1 << 20;
+
+/// Most that is fetched from another process at once. A call of the kernel has to be worth it; and it is still in the
+/// second-level cache when it is summed, and a fence waits for it, some 100 microseconds.
+pub const FETCH_BYTES: usize = 512 << 10;
 
 /// Segments that one link shows to its peer, or is shown by it. Each is a mapping; what is over goes through the ring.
 pub const SEGMENTS_MAX: usize = 1_024;

@@ -15,11 +15,12 @@ use xfer_transport_core::ticket::Ticket;
 use xfer_transport_core::{BackendId, PeerId, RateInterval, RegionId, Time};
 
 use crate::backlog::Backlog;
-use crate::error::{DownReason, SendError, TransferError};
+use crate::error::{DownReason, LoanError, SendError, TransferError};
 use crate::flight::{Flight, FlightRecord};
 use crate::hub::{Channel, PeerEvent};
 use crate::intake::Slot;
 use crate::limits::INLINE_BYTES_MAX;
+use crate::loans::Loans;
 use crate::peers::Peers;
 use crate::shared::Shared;
 use crate::stats::{add, subtract};
@@ -46,6 +47,7 @@ pub(crate) struct Peer {
     transfers: Mutex<HashMap<TransferId, Written>>,
     /// Transfers that have ended without proof.
     quarantine: Mutex<HashMap<TransferId, Arc<Transfer>>>,
+    pub(crate) loans: Loans,
     /// Messages that nobody has taken yet.
     pub(crate) backlog: Backlog,
     /// Whether a link ended in a way that doesn't prove that the peer reads from it no more.
@@ -91,6 +93,7 @@ impl Peer {
             links: Mutex::default(),
             transfers: Mutex::default(),
             quarantine: Mutex::default(),
+            loans: Loans::default(),
             backlog: Backlog::default(),
             unproven: AtomicBool::new(false),
             down: OnceLock::new(),
@@ -149,6 +152,12 @@ impl Peer {
         lock(&self.links).values().cloned().collect()
     }
 
+    /// Whether messages go over a link on which memory can be shown.
+    pub(crate) fn sees_memory(&self) -> bool {
+        let link = self.path().message_link();
+        link.and_then(|link| lock(&self.links).get(&link).map(|worker| worker.backend())) == Some(BackendId::Shm)
+    }
+
     /// An adopted link begins to carry.
     pub(crate) fn link_opened(self: &Arc<Self>, worker: &Worker) {
         // It may have been gone again by then, and a path without the peer has no use for links.
@@ -205,6 +214,9 @@ impl Peer {
         let proven = reason.proves_fence() && !self.unproven.load(Ordering::SeqCst);
         self.path().close(proven, self.shared.now());
         self.settle();
+        let gone = LoanError::PeerGone { peer: self.id(), reason: reason.clone() };
+        let process = workers.iter().find_map(|worker| worker.process());
+        self.loans.close(&gone, process.as_ref(), &self.shared.held);
         let held: Vec<Arc<Transfer>> = lock(&self.quarantine).drain().map(|(_, transfer)| transfer).collect();
         for transfer in held {
             self.let_go(&transfer, proven);
@@ -229,11 +241,15 @@ impl Peer {
 
     fn kick_some(self: &Arc<Self>, small: bool) {
         let (events, messages, data): (Option<LinkId>, Option<LinkId>, Vec<LinkId>) = {
-            let path = self.path();
+            let mut path = self.path();
             let events = path.message_link().filter(|_| path.has_events());
             let messages = path.message_link().filter(|_| path.has_messages());
-            let data = if path.has_chunks() { path.data_links().collect() } else { Vec::new() };
-            (events, messages, data)
+            let express = path.express_link().filter(|_| path.has_express());
+            let mut chunks: Vec<LinkId> = express.into_iter().collect();
+            if path.has_chunks() {
+                chunks.extend(path.data_links().filter(|link| Some(*link) != express));
+            }
+            (events, messages, chunks)
         };
         if events.is_none() && messages.is_none() && data.is_empty() {
             return;

@@ -4,7 +4,7 @@ mod receive;
 mod send;
 
 use std::collections::VecDeque;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
@@ -18,7 +18,7 @@ use xfer_transport_core::message::{Greeting, LinkRole};
 use xfer_transport_core::path::LinkId;
 use xfer_transport_core::{BackendId, Time};
 
-use crate::backend::{Interest, Link, LinkError, Op};
+use crate::backend::{Interest, Link, LinkError, Manner, Op};
 use crate::backlog::Backlog;
 use crate::error::DownReason;
 use crate::greeting::Side;
@@ -39,6 +39,7 @@ pub(crate) struct Worker {
     slot: Arc<Slot>,
     wake: Wake,
     readiness: Readiness,
+    process: Option<Arc<OwnedFd>>,
     /// Whether the link would send more if it had something.
     hungry: AtomicBool,
     wish: AtomicU8,
@@ -88,6 +89,7 @@ impl Worker {
             slot,
             wake: Wake::new()?,
             readiness: link.readiness(),
+            process: link.process(),
             hungry: AtomicBool::new(false),
             wish: AtomicU8::new(Wish::Run as u8),
             inside: Mutex::new(Inside {
@@ -121,6 +123,16 @@ impl Worker {
 
     pub(crate) fn role(&self) -> LinkRole {
         self.role.get().copied().unwrap_or(LinkRole::Data)
+    }
+
+    /// What tells of the end of the process at the other end.
+    pub(crate) fn process(&self) -> Option<Arc<OwnedFd>> {
+        self.process.clone()
+    }
+
+    /// How the link moves ordinary memory, where there is more than one way.
+    pub(crate) fn manner(&self) -> Option<Manner> {
+        self.lock().link.manner()
     }
 
     pub(crate) fn slot(&self) -> &Arc<Slot> {
@@ -205,7 +217,8 @@ impl Worker {
             if self.wish.load(Ordering::SeqCst) != Wish::Run as u8 {
                 return self.leave_or_stop();
             }
-            match self.turn() {
+            let mut news = false;
+            match self.turn(&mut news) {
                 Ok(None) => {}
                 Ok(Some(greeting)) => match side.greeted(self, greeting) {
                     Ok(()) => continue,
@@ -217,14 +230,18 @@ impl Worker {
             if let Some(peer) = &peer {
                 Backlog::offer(peer, None);
                 peer.settle();
-                peer.kick();
+                // Without news the other links have been told already; telling them again, they would tell us again.
+                if news {
+                    peer.kick();
+                }
             }
             self.sleep(peer.as_deref());
         }
     }
 
-    /// Takes in what has arrived, looks at the time, sends what can be sent.
-    fn turn(&self) -> Result<Option<Greeting>, DownReason> {
+    /// Takes in what has arrived, looks at the time, sends what can be sent. There is news if that may give other links
+    /// something to do.
+    fn turn(&self, news: &mut bool) -> Result<Option<Greeting>, DownReason> {
         let mut inside = self.lock();
         let inside = &mut *inside;
         if let Some(error) = &inside.failed {
@@ -235,6 +252,7 @@ impl Worker {
         if std::mem::take(&mut inside.intake.heard_bytes) > 0 {
             inside.machine.heard(now);
         }
+        *news = inside.intake.has_news();
         let greeting = inside.take_in(now)?;
         if let Err(error) = polled {
             let reason = DownReason::from(&error);
@@ -252,6 +270,7 @@ impl Worker {
         }
         if let Some(peer) = &inside.peer {
             let mut path = peer.path();
+            *news |= inside.beat || path.poll_timeout().is_some_and(|at| at <= now);
             path.handle_timeout(now);
             if inside.beat {
                 path.tick();
@@ -275,12 +294,31 @@ impl Worker {
             let retry = peer.filter(|peer| peer.backlog.is_stuck()).map(|_| RETRY_SUBSCRIBER_AFTER);
             (inside.link.interest(), [timeout, link, retry].into_iter().flatten().min())
         };
-        if !interest.at_once {
-            self.wait(interest, timeout.unwrap_or(FAREWELL));
+        if interest.at_once {
+            return;
+        }
+        let timeout = timeout.unwrap_or(FAREWELL);
+        if !self.look(interest, timeout) {
+            self.wait(interest, timeout);
         }
     }
 
-    fn wait(&self, interest: Interest, timeout: Duration) {
+    /// Looks whether there is something to do without sleeping, as long as it was told to.
+    fn look(&self, interest: Interest, timeout: Duration) -> bool {
+        let least = self.shared.busy_poll.min(timeout);
+        let started = Instant::now();
+        while started.elapsed() < least {
+            if self.wait(interest, Duration::ZERO) {
+                return true;
+            }
+            // Whoever is to bring something may need this processor for it.
+            thread::yield_now();
+        }
+        false
+    }
+
+    /// Sleeps until there is something to do, and says whether there is.
+    fn wait(&self, interest: Interest, timeout: Duration) -> bool {
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::IN, interest.readable);
         flags.set(PollFlags::OUT, interest.writable);
@@ -288,7 +326,7 @@ impl Worker {
             [PollFd::from_borrowed_fd((*self.readiness).as_fd(), flags), PollFd::new(&self.wake, PollFlags::IN)];
         let timeout = Timespec::try_from(timeout).ok();
         // Interrupted or failed, the next turn finds out what there is to do.
-        let _ = poll(&mut descriptors, timeout.as_ref());
+        matches!(poll(&mut descriptors, timeout.as_ref()), Ok(1..))
     }
 
     // Beginning and end.
@@ -343,7 +381,7 @@ impl Worker {
                 }
                 inside.link.interest()
             };
-            self.wait(interest, left);
+            _ = self.wait(interest, left);
         }
     }
 

@@ -45,6 +45,8 @@ pub struct ShmBackend {
     listener: OwnedFd,
     name: Bytes,
     views: Arc<Views>,
+    /// Whether this end fetches from other processes, where it may.
+    fetches: bool,
 }
 
 impl ShmBackend {
@@ -56,11 +58,18 @@ impl ShmBackend {
         let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         bind(&listener, &SocketAddrUnix::new_abstract_name(&name)?)?;
         listen(&listener, CALLERS_MAX)?;
-        Ok(Self { listener, name, views: Arc::default() })
+        Ok(Self { listener, name, views: Arc::default(), fetches: true })
     }
 
-    fn link(&self, socket: OwnedFd) -> Box<dyn Link> {
-        Box::new(ShmLink::new(socket, Arc::clone(&self.views)))
+    /// The same, as on a system that lets no process read another: what can't be shown comes through the ring.
+    #[must_use]
+    pub fn without_fetch(self) -> Self {
+        Self { fetches: false, ..self }
+    }
+
+    fn link(&self, socket: OwnedFd) -> io::Result<Box<dyn Link>> {
+        let pid = socket_peercred(&socket)?.pid;
+        Ok(Box::new(ShmLink::new(socket, Arc::clone(&self.views), pid, self.fetches)))
     }
 }
 
@@ -79,7 +88,7 @@ impl Backend for ShmBackend {
     }
 
     fn open(&self, address: &[u8], timeout: Duration) -> io::Result<Box<dyn Link>> {
-        Ok(self.link(call(address, timeout)?))
+        self.link(call(address, timeout)?)
     }
 
     fn accept(&self, timeout: Duration) -> io::Result<Option<Box<dyn Link>>> {
@@ -92,7 +101,7 @@ impl Backend for ShmBackend {
             Err(error) => return Err(error.into()),
         }
         match accept_with(&self.listener, SocketFlags::CLOEXEC) {
-            Ok(socket) if is_ours(&socket)? => Ok(Some(self.link(socket))),
+            Ok(socket) if is_ours(&socket)? => Ok(Some(self.link(socket)?)),
             Ok(_) => {
                 tracing::warn!("refused a process of another user that wants to share memory");
                 Ok(None)
