@@ -170,7 +170,8 @@ pub struct Probe {
 
 /// Tries all backends of this build, the preferred one first.
 pub fn probe() -> Vec<Probe> {
-    let shm = shm::ShmBackend::bind().map(|_| "sealed memory files can be passed to processes of this user".to_owned());
+    let passed = "sealed memory files can be passed to processes of this user";
+    let shm = shm::ShmBackend::bind().map(|_| format!("{passed}; {}", shm::ordinary_memory()));
     let tcp = tcp::TcpBackend::bind(([127, 0, 0, 1], 0).into()).map(|_| "a socket of this machine listens".to_owned());
     [(BackendId::Shm, shm), (BackendId::Tcp, tcp)]
         .map(|(backend, found)| Probe { backend, found: found.map_err(|error| error.to_string()) })

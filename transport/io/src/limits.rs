@@ -52,10 +52,6 @@ pub const ARENA_SEGMENT_BYTES: u64 = 64 << 20;
 /// caches between the two copies, large enough that both ends always have a part to work on.
 pub const RING_BYTES: u64 = 1 << 20;
 
-/// Most that is fetched from another process at once. A call of the kernel has to be worth it; and it is still in the
-/// second-level cache when it is summed, and a fence waits for it, some 100 microseconds.
-pub const FETCH_BYTES: usize = 512 << 10;
-
 /// Segments that one link shows to its peer, or is shown by it. Each is a mapping; what is over goes through the ring.
 pub const SEGMENTS_MAX: usize = 1_024;
 

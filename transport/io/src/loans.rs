@@ -236,7 +236,7 @@ impl Held {
     /// Lets go of what was lent to processes that are over.
     pub(crate) fn look(&self, counters: &Counters) {
         lock(&self.0).retain(|(slice, process)| {
-            let over = process.as_ref().is_some_and(|process| is_over(process));
+            let over = process.as_ref().is_some_and(is_over);
             if over {
                 subtract(&counters.lent_bytes, slice.len_bytes());
             }
@@ -249,7 +249,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         // Somebody may still read it, so it is never handed out again.
         let held = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
-        held.retain(|(_, process)| !process.as_ref().is_some_and(|process| is_over(process)));
+        held.retain(|(_, process)| !process.as_ref().is_some_and(is_over));
         held.drain(..).for_each(|(slice, _)| std::mem::forget(slice));
     }
 }

@@ -68,6 +68,14 @@ pub(crate) struct Reach {
     pub(crate) unused: Vec<(BackendId, String)>,
 }
 
+/// Which chunks links are told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chunks {
+    Any,
+    /// One that the caller's own thread may send.
+    Small,
+}
+
 /// What arrives from a peer.
 #[derive(Debug, Default)]
 pub(crate) struct Arrivals {
@@ -236,20 +244,30 @@ impl Peer {
 
     /// Wakes the links for which there is something to do. After everything that changes the path.
     pub(crate) fn kick(self: &Arc<Self>) {
-        self.kick_some(false);
+        self.kick_some(Some(Chunks::Any));
     }
 
-    fn kick_some(self: &Arc<Self>, small: bool) {
+    /// The same where nothing has changed for chunks: whoever may send some has been told already, and would tell others
+    /// again, as they would us.
+    pub(crate) fn kick_for_messages(self: &Arc<Self>) {
+        self.kick_some(None);
+    }
+
+    fn kick_some(self: &Arc<Self>, chunks: Option<Chunks>) {
+        let small = chunks == Some(Chunks::Small);
         let (events, messages, data): (Option<LinkId>, Option<LinkId>, Vec<LinkId>) = {
             let mut path = self.path();
             let events = path.message_link().filter(|_| path.has_events());
             let messages = path.message_link().filter(|_| path.has_messages());
-            let express = path.express_link().filter(|_| path.has_express());
-            let mut chunks: Vec<LinkId> = express.into_iter().collect();
-            if path.has_chunks() {
-                chunks.extend(path.data_links().filter(|link| Some(*link) != express));
+            let mut data = Vec::new();
+            if chunks.is_some() {
+                data.extend(path.express_link().filter(|_| path.has_express()));
+                if path.has_chunks() {
+                    let express = data.first().copied();
+                    data.extend(path.data_links().filter(|link| Some(*link) != express));
+                }
             }
-            (events, messages, chunks)
+            (events, messages, data)
         };
         if events.is_none() && messages.is_none() && data.is_empty() {
             return;
@@ -289,7 +307,7 @@ impl Peer {
                 .insert(id, Written { transfer: Arc::clone(&transfer), region: request.region, began: now });
             path.handle_timeout(now);
         }
-        self.kick_some(request.len_bytes <= INLINE_BYTES_MAX);
+        self.kick_some(Some(if request.len_bytes <= INLINE_BYTES_MAX { Chunks::Small } else { Chunks::Any }));
         Ok(TransferHandle::new(transfer))
     }
 

@@ -230,9 +230,10 @@ impl Worker {
             if let Some(peer) = &peer {
                 Backlog::offer(peer, None);
                 peer.settle();
-                // Without news the other links have been told already; telling them again, they would tell us again.
                 if news {
                     peer.kick();
+                } else {
+                    peer.kick_for_messages();
                 }
             }
             self.sleep(peer.as_deref());

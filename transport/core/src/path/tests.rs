@@ -530,7 +530,7 @@ fn small_chunks_of_urgent_lanes_also_go_beside_the_messages_and_nothing_else_doe
     let mut egress = Egress::default();
     let mut next = |path: &mut Path| path.next(control, Time::ZERO, &mut egress);
     let sends = |next: Next, id| matches!(next, Next::Chunk(chunk) if chunk.transfer == id);
-    let mut write = |path: &mut Path, lane, len| path.write(request(lane, len), Time::ZERO).expect("below the limit");
+    let write = |path: &mut Path, lane, len| path.write(request(lane, len), Time::ZERO).expect("below the limit");
     write(&mut path, Lane::Rescue, 1);
     assert!(!path.has_express());
     assert_eq!(next(&mut path), Next::Idle, "bulk never goes there");

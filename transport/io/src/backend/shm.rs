@@ -25,7 +25,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::net::{accept_with, bind, connect, listen, shutdown, socket_with};
-use rustix::process::geteuid;
+use rustix::process::{geteuid, getpid};
 use xfer_transport_core::BackendId;
 
 use self::link::ShmLink;
@@ -117,6 +117,21 @@ impl Backend for ShmBackend {
 
     fn close(&self) {
         let _ = shutdown(&self.listener, Shutdown::Both);
+    }
+}
+
+/// How memory that can't be passed will go, as far as that can be said without a peer.
+pub(super) fn ordinary_memory() -> String {
+    let number = random_u64();
+    let tried = receive::probe(Some(getpid()), &raw const number as u64, number);
+    // A process may always read itself; what it may do with others is set here, if the kernel has that at all.
+    let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+    match (tried, scope.trim()) {
+        (Err(error), _) => format!("ordinary memory goes through a ring (process_vm_readv: {error})"),
+        (Ok(()), "" | "0") => "ordinary memory is fetched with process_vm_readv".to_owned(),
+        (Ok(()), scope) => format!(
+            "ordinary memory goes through a ring, unless processes may trace others (kernel.yama.ptrace_scope is {scope})"
+        ),
     }
 }
 

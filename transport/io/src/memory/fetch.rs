@@ -36,8 +36,53 @@ pub(crate) fn fetch(process: Option<Pid>, from: u64, into: &Slice, into_at: usiz
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::{FromRawFd, OwnedFd};
+    use std::sync::Arc;
+
+    use rustix::mm::{MapFlags, ProtFlags, mmap};
+
     use super::*;
-    use crate::memory::Region;
+    use crate::backend::Backend;
+    use crate::backend::shm::ShmBackend;
+    use crate::conformance::{PATIENCE, Pair, pattern};
+    use crate::memory::{Mapping, Region};
+
+    /// Memory that the kernel copies for nobody, its owner included; nothing where there is no such thing.
+    fn secret(len: usize) -> Option<Region> {
+        // SAFETY: the call takes a number, gives a descriptor that nobody else has, and touches no memory.
+        let file = unsafe {
+            let file = libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC);
+            OwnedFd::from_raw_fd(i32::try_from(file).ok().filter(|file| *file >= 0)?)
+        };
+        rustix::fs::ftruncate(&file, len as u64).ok()?;
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping wherever the system likes touches no memory that anybody has.
+        let start = unsafe { mmap(std::ptr::null_mut(), len, access, MapFlags::SHARED, &file, 0) }.ok()?;
+        let start = std::ptr::NonNull::new(start.cast::<u8>())?;
+        // SAFETY: the mapping is as long as it is said to be, and lives as long as its owner.
+        unsafe { Region::from_raw(start.as_ptr(), len as u64, Box::new(Mapping { start, len })) }.ok()
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_copy_goes_through_the_ring() {
+        const LEN_BYTES: u64 = 1 << 20;
+        let Some(source) = secret(LEN_BYTES as usize) else {
+            eprintln!("skipped: no secret memory here (memfd_secret)");
+            return;
+        };
+        source.write_at(0, &pattern(LEN_BYTES, 1)).unwrap();
+        let make = || Arc::new(ShmBackend::bind().expect("shared memory")) as Arc<dyn Backend>;
+        let pair = Pair::with(&make, |config| config.chunk_bytes = 64 << 10);
+        let ordinary = Region::from_vec(pattern(LEN_BYTES, 2));
+        // The ends find out that they can fetch, and then that they can't fetch this.
+        for from in [&ordinary, &source, &source] {
+            let (destination, grant) = pair.granted(LEN_BYTES);
+            let (to, remote) = (pair.receiver.id(), grant.remote().all());
+            let write = pair.sender.write(to, from.all(), remote, crate::Lane::Step, None);
+            write.wait(Some(PATIENCE)).expect("it goes another way");
+            assert!(destination.copy_to_vec() == from.copy_to_vec());
+        }
+    }
 
     #[test]
     fn what_lies_in_a_process_is_fetched_and_what_does_not_is_an_error() {
