@@ -98,8 +98,10 @@ bench: wheel ## measures what this machine does: the transport, a hand-over, a r
 	$(call say,two processes: tcp, shared memory, shared memory read in place)
 	@$(cargo) build --locked --quiet --release --package xfer-cli --bin xfer-bench
 	@for way in '--transport tcp' '--transport shm' '--transport shm --mem shared'; do \
-	    for test in bw lat mixed cancel; do $(TARGET)/release/xfer-bench --loopback --test $$test $$way; done; \
+	    for test in bw lat mixed cancel migrate; do XFER_LOG=off $(TARGET)/release/xfer-bench --loopback --test $$test $$way; done; \
 	done
+	@$(TARGET)/release/xfer-bench --loopback --op lend --mem shared
+	@$(TARGET)/release/xfer-bench --loopback --test lat --busy-poll 50
 	$(call say,TCP against a plain socket)
 	@$(cargo) bench --locked --quiet --package xfer-transport --bench tcp
 	$(call say,a hand-over)

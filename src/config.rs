@@ -63,6 +63,8 @@ pub struct Config {
     pub chunk_bytes: u32,
     /// The most that this process sends; none for no limit.
     pub egress_bytes_per_s: Option<u64>,
+    /// How long links look for more without sleeping.
+    pub busy_poll: Duration,
     /// Whether to listen where other machines reach us although nobody is asked who he is.
     pub insecure: bool,
     /// The file whose appearance is a notice.
@@ -214,6 +216,7 @@ impl Config {
             links_per_peer: reader.value(&settings::LINKS, parse::within(1, 16))?,
             chunk_bytes: reader.value(&settings::CHUNK, parse::chunk)?,
             egress_bytes_per_s: reader.value(&settings::EGRESS, parse::rate)?,
+            busy_poll: reader.value(&settings::BUSY_POLL, parse::duration)?,
             insecure: reader.value(&settings::INSECURE, parse::switch)?,
             notice_file: reader.optional(&settings::NOTICE_FILE, parse::text)?.map(PathBuf::from),
             grace: reader.value(&settings::GRACE, parse::duration)?,

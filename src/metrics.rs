@@ -7,7 +7,7 @@ use xfer_transport::{Counter, Histogram, Stats};
 use xfer_transport_core::{Lane, RateInterval};
 
 /// What is a level and not a count; everything else only grows.
-const GAUGES: [&str; 2] = ["grants_live", "quarantined_bytes"];
+const GAUGES: [&str; 3] = ["grants_live", "quarantined_bytes", "lent_bytes"];
 
 /// All counters of the transport as a JSON object; sizes in bytes, times in seconds, the lanes by name.
 pub(crate) fn to_json(stats: &Stats) -> String {

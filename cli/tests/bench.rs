@@ -29,7 +29,8 @@ fn measured(arguments: &[&str]) -> Value {
 
 #[test]
 fn bandwidth_is_reported_with_path_ceiling_and_verified_bytes() {
-    for (transport, mem, copies) in [("tcp", "host", 0), ("shm", "host", 2), ("shm", "shared", 1)] {
+    // Of ordinary memory one, where a process may read another's, else two.
+    for (transport, mem, copies) in [("tcp", "host", 0..=0), ("shm", "host", 1..=2), ("shm", "shared", 1..=1)] {
         let arguments = ["--transport", transport, "--mem", mem, "--size", "1,100000,3M", "--iters", "3"];
         let document = measured(&[&["--test", "bw", "--streams", "2"], &arguments[..]].concat());
         assert_eq!(document["tool"], "xfer-bench");
@@ -37,12 +38,35 @@ fn bandwidth_is_reported_with_path_ceiling_and_verified_bytes() {
         let results = document["results"].as_array().expect("results");
         assert_eq!(results.iter().map(|r| r["size"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 100_000, 3 << 20]);
         for result in results {
-            assert_eq!((&result["path"]["transport"], &result["path"]["copies"]), (&transport.into(), &copies.into()));
+            assert_eq!(result["path"]["transport"], transport);
+            assert!(result["path"]["copies"].as_u64().is_some_and(|found| copies.contains(&found)), "{result}");
             assert_eq!((&result["verify"]["wrong"], &result["verify"]["checked"]), (&0.into(), &result["size"]));
             assert_eq!((result["iters"].as_u64(), result["streams"].as_u64()), (Some(3), Some(2)));
             assert!(result["bw_gbps"].as_f64() > Some(0.0) && result["line_pct"].as_f64() > Some(0.0), "{result}");
             assert!(result["ceiling_gbps"]["raw_tcp"].as_f64() > Some(0.0), "{result}");
         }
+    }
+}
+
+#[test]
+fn what_is_lent_is_read_where_it_lies_and_checked() {
+    let document = measured(&["--op", "lend", "--mem", "shared", "--size", "1,3M", "--iters", "4", "--streams", "2"]);
+    for result in document["results"].as_array().expect("results") {
+        assert_eq!(
+            (&result["op"], &result["path"]["copies"], &result["iters"]),
+            (&"lend".into(), &0.into(), &4.into())
+        );
+        assert_eq!((&result["verify"]["wrong"], &result["verify"]["checked"]), (&0.into(), &result["size"]));
+    }
+    for (arguments, code, says) in [
+        (&["--op", "lend"][..], 1, "needs it"),
+        (&["--op", "lend", "--mem", "shared", "--transport", "tcp"], 1, "isn't reached over shared memory"),
+        (&["--op", "lend", "--test", "lat"], 1, "for bw and rate"),
+    ] {
+        let output = run(&[&["-l", "-n", "2", "-s", "64"], arguments].concat());
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(says), "{arguments:?}: {said}");
     }
 }
 
@@ -56,7 +80,8 @@ fn every_test_runs_over_both_transports() {
             ("reg", &["grant_us", "revoke_us"]),
             ("connect", &[]),
         ] {
-            let document = measured(&["--test", test, "--transport", transport, "--iters", "4", "--warmup", "1"]);
+            let options = ["--transport", transport, "--iters", "4", "--warmup", "1", "--busy-poll", "20"];
+            let document = measured(&[&["--test", test], &options[..]].concat());
             for result in document["results"].as_array().expect("results") {
                 assert_eq!((&result["test"], result["iters"].as_u64()), (&test.into(), Some(4)), "{result}");
                 assert!(fields.iter().all(|field| !result[*field].is_null()), "{result}");
@@ -64,6 +89,24 @@ fn every_test_runs_over_both_transports() {
             }
         }
     }
+}
+
+#[test]
+fn a_hand_over_is_measured_against_its_notice_and_checked() {
+    for transport in ["tcp", "shm"] {
+        let document = measured(&["--test", "migrate", "--transport", transport, "--size", "5M", "--iters", "2"]);
+        let result = &document["results"][0];
+        assert_eq!((&result["met"], &result["admitted"], &result["iters"]), (&2.into(), &2.into(), &2.into()));
+        assert_eq!(
+            (&result["verify"]["wrong"], &result["committed_bytes"]),
+            (&0.into(), &(10 << 20).into()),
+            "{result}"
+        );
+        assert_eq!(result["over"], serde_json::json!([transport, transport]));
+    }
+    // Nothing that is asked for can be there within a millisecond, not even the first grant.
+    let output = run(&["-l", "-t", "migrate", "-s", "64M", "-n", "1", "--notice-ms", "1"]);
+    assert_eq!(output.status.code(), Some(4), "{}{}", text(&output.stdout), text(&output.stderr));
 }
 
 #[test]
@@ -189,6 +232,7 @@ fn a_client_that_asks_for_nonsense_gets_an_answer_and_the_server_lives() {
 fn probe_says_of_each_backend_whether_it_is_there() {
     let output = run(&["probe"]);
     assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stdout).contains("ordinary memory "), "{}", text(&output.stdout));
     let names: Vec<&str> = text(&output.stdout).lines().filter_map(|line| line.split_whitespace().next()).collect();
     assert_eq!(names, ["shm", "tcp", "cuda_ipc", "verbs", "nccl"]);
 }

@@ -297,7 +297,8 @@ impl Endpoint {
         let now = self.local(out.now);
         let Some(peer) = self.peers.get_mut(&to.rank).filter(|peer| peer.identity.id == to) else { return false };
         let len_bytes = out.memory.bytes(source).len() as u64;
-        let request = Request { lane: Lane::Rescue, region: remote.id, offset: 0, len_bytes, deadline };
+        let (lane, region) = (Lane::Rescue, remote.id);
+        let request = Request { lane, region, offset: 0, len_bytes, deadline, order: 0 };
         let Ok(id) = peer.path.write(request, now) else { return false };
         let written = Written { write, source, region: remote.id, stopped: false, begun: out.now, deadline };
         peer.transfers.insert(id, written);

@@ -94,6 +94,11 @@ pub(super) const EGRESS: Setting = Setting {
     default: DefaultValue::Is("off"),
     meaning: "The most that this process sends, as `1.2GB/s` or `10Gbit/s`; `off` for no limit.",
 };
+pub(super) const BUSY_POLL: Setting = Setting {
+    name: "XFER_BUSY_POLL",
+    default: DefaultValue::Is("0s"),
+    meaning: "How long links look for more without sleeping, up to `1ms`; for the lowest latency, where processors are free.",
+};
 pub(super) const INSECURE: Setting = Setting {
     name: "XFER_INSECURE",
     default: DefaultValue::Is("0"),
@@ -136,7 +141,7 @@ pub(super) const CONFIG: Setting = Setting {
 };
 
 /// Everything that can be set. At most 25: what nobody needs to set isn't here.
-pub const SETTINGS: [Setting; 18] = [
+pub const SETTINGS: [Setting; 19] = [
     STORE,
     STORE_TIMEOUT,
     START_TIMEOUT,
@@ -147,6 +152,7 @@ pub const SETTINGS: [Setting; 18] = [
     LINKS,
     CHUNK,
     EGRESS,
+    BUSY_POLL,
     INSECURE,
     NOTICE_FILE,
     GRACE,

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use serde_json::Map;
-use xfer_transport::{BackendId, Region, RemoteRegion, TransferHandle};
+use xfer_transport::{BackendId, Loan, Region, RemoteRegion, TransferHandle};
 
 use crate::ceiling::Ceiling;
 use crate::client::Client;
 use crate::failure::{Failure, Outcome};
-use crate::options::{Memory, Test};
+use crate::options::{Memory, Op, Test};
 use crate::report::Row;
 use crate::samples::Samples;
 
@@ -22,15 +22,21 @@ const ITERS_MIN: u64 = 10;
 pub(crate) fn run(client: &mut Client, size: u64) -> Outcome<Row> {
     let options = client.options.clone();
     let (streams, timeout) = (options.streams(), options.timeout());
+    if options.op() == Op::Lend && options.mem != Memory::Shared {
+        return Err(Failure::usage("only --mem shared can be read where it lies, so --op lend needs it"));
+    }
     let source = client.source(size, options.seed)?;
     let remote = client.grant(0, size)?;
     let ceiling = match options.test {
         Test::Bw => Some(Ceiling::measure(client, &source.copy_to_vec())?),
         _ => None,
     };
-    let write = |region: &Region| client.write(region, remote.all(), options.lane);
+    let begin = |region: &Region| match options.op() {
+        Op::Lend => client.lend(region, None).map(UnderWay::Lent),
+        _ => Ok(UnderWay::Written(client.write(region, remote.all(), options.lane))),
+    };
     for _ in 0..options.warmup {
-        done(write(&source), timeout)?;
+        begin(&source)?.done(timeout)?;
     }
     let (mut under_way, mut times) = (VecDeque::new(), Vec::new());
     let (started, mut begun) = (Instant::now(), 0_u64);
@@ -40,24 +46,30 @@ pub(crate) fn run(client: &mut Client, size: u64) -> Outcome<Row> {
             None => begun < ITERS_MIN || started.elapsed() < SPAN,
         };
         if more && (under_way.len() as u64) < streams {
-            under_way.push_back((Instant::now(), write(&source)));
+            under_way.push_back((Instant::now(), begin(&source)?));
             begun += 1;
             continue;
         }
         let Some((at, transfer)) = under_way.pop_front() else { break };
-        done(transfer, timeout)?;
+        transfer.done(timeout)?;
         times.push(at.elapsed());
     }
     let span = started.elapsed();
     let route = client.checked_route()?;
-    let verified = if options.no_verify { None } else { Some(verify(client, remote)?) };
+    let lends = options.op() == Op::Lend;
+    let verified = match options.no_verify {
+        true => None,
+        false if lends => Some(verify_loan(client, &source)?),
+        false => Some(verify(client, remote)?),
+    };
     Ok(Row {
         test: if options.test == Test::Bw { "bw" } else { "rate" },
-        op: "write",
+        op: if lends { "lend" } else { "write" },
         size,
         copies: match (route.over, options.mem) {
+            _ if lends => Some(0),
             (BackendId::Shm, Memory::Shared) => Some(1),
-            (BackendId::Shm, Memory::Host) => Some(2),
+            (BackendId::Shm, Memory::Host) => route.ordinary.as_ref().map(|manner| manner.copies),
             _ => Some(0),
         },
         route,
@@ -69,6 +81,30 @@ pub(crate) fn run(client: &mut Client, size: u64) -> Outcome<Row> {
         verified,
         extra: Map::new(),
     })
+}
+
+/// One iteration that has begun.
+enum UnderWay {
+    Written(TransferHandle),
+    Lent(Loan),
+}
+
+impl UnderWay {
+    fn done(self, timeout: Duration) -> Outcome<()> {
+        match self {
+            Self::Written(transfer) => done(transfer, timeout),
+            Self::Lent(loan) => loan.wait(timeout).map_err(Failure::connection),
+        }
+    }
+}
+
+/// One more loan, whose every byte the other end reads and sums before it gives it back.
+fn verify_loan(client: &mut Client, source: &Region) -> Outcome<(u64, u64)> {
+    let loan = client.lend(source, Some(source.crc32c()))?;
+    loan.wait(client.options.timeout()).map_err(Failure::connection)?;
+    let damaged = client.ask("damaged", 0, source.len_bytes(), 0)?["damaged"].as_u64();
+    let damaged = damaged.ok_or_else(|| Failure::connection("the server did not say what it read"))?;
+    Ok((source.len_bytes(), damaged * source.len_bytes()))
 }
 
 pub(crate) fn done(transfer: TransferHandle, timeout: Duration) -> Outcome<()> {

@@ -1,19 +1,20 @@
 //! The end that writes: connected to a server, with memory granted there, and a plain socket beside it for comparison.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use xfer_transport::conformance::pattern;
 use xfer_transport::{
-    Endpoint, EndpointConfig, Lane, PeerId, Place, Region, RegionId, RemoteRegion, RemoteSlice, Route, TransferHandle,
+    Endpoint, EndpointConfig, Lane, Loan, PeerId, Place, Region, RegionId, RemoteRegion, RemoteSlice, Route,
+    TransferHandle,
 };
 
 use crate::failure::{Failure, Outcome};
 use crate::options::{Memory, Options};
-use crate::server::{CLIENT, JOB, SERVER};
+use crate::server::{CLIENT, JOB, LOANS, SERVER};
 use crate::talk::{Talk, hello, unhex};
 
 /// Where a server listens unless it is said.
@@ -49,6 +50,7 @@ impl Client {
         let mut words = hello();
         words["chunk"] = options.chunk.into();
         words["links"] = options.links.into();
+        words["busy_poll"] = options.busy_poll.into();
         if let Some(transports) = &options.transport.0 {
             words["transports"] = transports.iter().map(ToString::to_string).collect();
         }
@@ -117,6 +119,21 @@ impl Client {
         self.endpoint.write(SERVER, from.all(), to, lane, None)
     }
 
+    /// Says something that needs more than numbers, and hears the answer.
+    pub(crate) fn tell(&mut self, what: &Value) -> Outcome<Value> {
+        self.talk.ask(what)
+    }
+
+    /// The address at which the server sees this end.
+    pub(crate) fn local_ip(&self) -> Outcome<IpAddr> {
+        Ok(self.talk.stream().local_addr().map_err(Failure::connection)?.ip())
+    }
+
+    /// Lets the server read `region` where it lies.
+    pub(crate) fn lend(&self, region: &Region, crc32c: Option<u32>) -> Outcome<Loan> {
+        self.endpoint.lend(SERVER, LOANS, region.all(), crc32c).map_err(Failure::usage)
+    }
+
     /// One plain copy of `bytes` through a socket into the server's buffer.
     pub(crate) fn raw_copy(&mut self, bytes: &[u8]) -> Outcome<Duration> {
         const PART: usize = 1 << 20;
@@ -145,6 +162,7 @@ fn start_endpoint(options: &Options, id: PeerId, talk: &TcpStream) -> Outcome<En
     config.bind = SocketAddr::new(talk.local_addr().map_err(Failure::connection)?.ip(), 0);
     config.chunk_bytes = u32::try_from(options.chunk).map_err(Failure::usage)?;
     config.links_per_peer = options.links as usize;
+    config.busy_poll = Duration::from_micros(options.busy_poll);
     config.transports.clone_from(&options.transport.0);
     Endpoint::start(config).map_err(Failure::usage)
 }

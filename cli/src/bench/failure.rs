@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 /// Shown under the help.
 pub(crate) const EXIT_CODES: &str = "Exit codes: 0 done, 1 wrong usage, 2 no connection or too slow, 3 wrong data, \
-                                     5 another path than the one required, 6 below --min-bw.";
+                                     4 a deadline missed, 5 another path than the one required, 6 below --min-bw.";
 
 /// Why a measurement failed.
 #[derive(Debug)]
@@ -27,6 +27,10 @@ impl Failure {
 
     pub(crate) fn wrong_data(what: impl ToString) -> Self {
         Self { code: 3, what: what.to_string() }
+    }
+
+    pub(crate) fn too_late(what: impl ToString) -> Self {
+        Self { code: 4, what: what.to_string() }
     }
 
     pub(crate) fn wrong_path(what: impl ToString) -> Self {

@@ -11,6 +11,7 @@ mod client;
 mod failure;
 mod latency;
 mod machine;
+mod migrate;
 mod mixed;
 mod options;
 mod report;
@@ -66,6 +67,7 @@ fn measure(options: &Options) -> Outcome<()> {
             Test::Bw | Test::Rate => bandwidth::run(&mut client, size),
             Test::Lat => latency::run(&mut client, size),
             Test::Mixed => mixed::run(&mut client, size),
+            Test::Migrate => migrate::run(&mut client, size),
             Test::Cancel => cancel::run(&mut client, size),
             Test::Reg => setup::register(&mut client, size),
             Test::Connect => setup::connect(&mut client),

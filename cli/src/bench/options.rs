@@ -18,6 +18,8 @@ pub(crate) enum Test {
     Rate,
     /// Time of a step's write, idle and while a rescue fills the path.
     Mixed,
+    /// State that is handed over at a notice: from the notice to the commit.
+    Migrate,
     /// Cancels at random moments: how long a fence takes, and whether a byte comes late.
     Cancel,
     /// Time to allocate, grant and revoke memory.
@@ -33,6 +35,8 @@ pub(crate) enum Op {
     Write,
     /// A message, one way.
     Send,
+    /// A loan: read where it lies, and given back. For bw and rate with --mem shared.
+    Lend,
 }
 
 /// Where the source lies.
@@ -104,6 +108,12 @@ pub(crate) struct Options {
     /// Bytes of a chunk.
     #[arg(long, default_value = "1M", value_parser = chunk)]
     pub(crate) chunk: u64,
+    /// What a notice of migrate leaves, in milliseconds.
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    pub(crate) notice_ms: u64,
+    /// How long both ends look for more without sleeping before they do, in microseconds.
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
+    pub(crate) busy_poll: u64,
     /// The lane of bw, rate and lat.
     #[arg(long, default_value = "step", value_parser = lane)]
     pub(crate) lane: Lane,
@@ -160,6 +170,7 @@ impl Options {
             Test::Lat => (8, 32 << 10),
             Test::Rate => (8, 4 << 10),
             Test::Mixed => (4 << 10, 4 << 10),
+            Test::Migrate => (64 << 20, 64 << 20),
             Test::Cancel => (4 << 20, 4 << 20),
             Test::Reg => (64 << 10, 64 << 20),
             Test::Connect => return Ok(vec![0]),

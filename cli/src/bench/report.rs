@@ -59,6 +59,7 @@ impl Row {
                 "links": self.route.links,
                 "standing_by": self.route.standing_by.iter().map(BackendId::to_string).collect::<Vec<_>>(),
                 "copies": self.copies,
+                "ordinary": self.route.ordinary.as_ref().map(|manner| &manner.sentence),
                 "fallback_reason": self.route.unused.iter().map(|(id, why)| format!("{id}: {why}")).next(),
             },
             "streams": self.streams,
@@ -97,7 +98,7 @@ impl Row {
             ("p99(us)", us(self.times.quantile_us(0.99))),
         ];
         match self.test {
-            "mixed" | "cancel" | "reg" | "connect" => {
+            "mixed" | "cancel" | "reg" | "connect" | "migrate" => {
                 let names: &[(&str, &str)] = match self.test {
                     "mixed" => &[
                         ("idle_p50(us)", "idle_p50_us"),
@@ -110,6 +111,16 @@ impl Row {
                         ("completed", "completed"),
                         ("quarantined", "quarantined"),
                         ("late_bytes", "late_bytes"),
+                    ],
+                    "migrate" => &[
+                        ("notice(ms)", "notice_ms"),
+                        ("admitted", "admitted"),
+                        ("met", "met"),
+                        ("finish(ms)", "finish_ms"),
+                        ("slack(ms)", "slack_ms"),
+                        ("committed(B)", "committed_bytes"),
+                        ("resent", "resent_chunks"),
+                        ("switches", "switches"),
                     ],
                     "reg" => &[("grant(us)", "grant_us"), ("revoke(us)", "revoke_us")],
                     _ => &[],
@@ -186,6 +197,9 @@ impl Report {
             }
             let standing_by: Vec<String> = route.standing_by.iter().map(ToString::to_string).collect();
             println!("# path: {} by {} links; standing by: {}", route.over, route.links, standing_by.join(", "));
+            if let Some(manner) = &route.ordinary {
+                println!("# ordinary memory: {} copies, {}", manner.copies, manner.sentence);
+            }
             for (backend, why) in &route.unused {
                 println!("# not over {backend}: {why}");
             }
@@ -243,6 +257,12 @@ impl Report {
                     row.size, row.route.over
                 )));
             }
+            _ if row.extra.get("met").is_some_and(|met| met.as_u64() < Some(row.times.len() as u64))
+                && self.failed.is_none() =>
+            {
+                self.failed =
+                    Some(Failure::too_late(format!("the deadline passed before size {} was committed", row.size)));
+            }
             (_, Some(least)) if row.test == "bw" && row.gb_per_s() < least && self.failed.is_none() => {
                 let rate = row.gb_per_s();
                 self.failed = Some(Failure::too_slow(format!("{rate:.3} GB/s at size {} is below {least}", row.size)));
@@ -267,7 +287,7 @@ impl Report {
             "env": environment,
             "hosts": self.hosts,
             "config": {
-                "links": options.links, "chunk": options.chunk, "lane": options.lane.to_string(),
+                "links": options.links, "busy_poll_us": options.busy_poll, "chunk": options.chunk, "lane": options.lane.to_string(),
                 "mem": format!("{:?}", options.mem).to_lowercase(), "seed": options.seed,
             },
             "results": self.results,

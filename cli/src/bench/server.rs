@@ -2,7 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use xfer_transport::conformance::pattern;
@@ -10,12 +14,16 @@ use xfer_transport::{BackendId, Channel, Endpoint, EndpointConfig, Grant, Incomi
 
 use crate::failure::{Failure, Outcome};
 use crate::machine;
+use crate::migrate::Target;
 use crate::options::{Options, SIZE_BYTES_MAX};
 use crate::talk::{PROTOCOL, Talk, hex};
 
 /// Messages that the server sends back, and where it sends them.
 pub(crate) const PING: Channel = Channel(1);
 pub(crate) const PONG: Channel = Channel(2);
+
+/// What the server reads where it lies.
+pub(crate) const LOANS: Channel = Channel(3);
 
 /// Who is who.
 pub(crate) const SERVER: PeerId = PeerId { rank: 1, incarnation: 1 };
@@ -49,7 +57,12 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
 
 struct Session {
     endpoint: Endpoint,
+    /// Loans whose bytes were not those that were lent.
+    damaged: Arc<AtomicU64>,
     slots: Vec<Option<(Region, Grant)>>,
+    transports: Option<Vec<BackendId>>,
+    /// Who takes over what the client hands over.
+    target: Option<Target>,
     ip: IpAddr,
 }
 
@@ -92,6 +105,15 @@ fn answer(session: &mut Option<Session>, request: &Value, ip: IpAddr) -> Result<
             let bytes = session.region(number("slot")?, number("len_bytes")?)?.copy_to_vec();
             Ok(json!({ "late": bytes.iter().filter(|byte| **byte != CANARY).count() }))
         }
+        "migrate" => {
+            session.target = Some(Target::start(request, session.ip, session.transports.clone())?);
+            Ok(json!({}))
+        }
+        "migrated" => {
+            let target = session.target.take().ok_or("nothing was to be taken over")?;
+            target.wrong(number("seed")?).map(|wrong| json!({ "wrong": wrong }))
+        }
+        "damaged" => Ok(json!({ "damaged": session.damaged.swap(0, Ordering::SeqCst) })),
         "crc32c" => Ok(json!({ "crc32c": session.region(number("slot")?, number("len_bytes")?)?.crc32c() })),
         "raw" => raw_sink(session.ip).map(|address| json!({ "address": address })).map_err(|error| error.to_string()),
         other => Err(format!("nobody can be asked {other:?} here")),
@@ -106,21 +128,33 @@ impl Session {
         config.chunk_bytes =
             hello["chunk"].as_u64().and_then(|chunk| u32::try_from(chunk).ok()).unwrap_or(config.chunk_bytes);
         config.links_per_peer = hello["links"].as_u64().map_or(config.links_per_peer, |links| links as usize);
+        let busy_poll = Duration::from_micros(hello["busy_poll"].as_u64().unwrap_or(0));
+        config.busy_poll = busy_poll;
         config.transports = hello["transports"].as_array().map(|names| {
             let named = |name: &Value| {
                 BackendId::PREFERRED.into_iter().find(|id| Some(id.to_string().as_str()) == name.as_str())
             };
             names.iter().filter_map(named).collect()
         });
+        let transports = config.transports.clone();
         let endpoint = Endpoint::start(config).map_err(|error| error.to_string())?;
         let (pings, echoing) = (endpoint.subscribe(PING), endpoint.clone());
         thread::spawn(move || {
-            for Incoming { from, payload } in pings {
+            while let Some(Incoming { from, payload }) = next(&pings, busy_poll, None) {
                 // The client has gone, or stops asking: nothing to answer then.
                 let _ = echoing.send(from, PONG, payload);
             }
         });
-        Ok(Self { endpoint, slots: (0..SLOTS).map(|_| None).collect(), ip })
+        let damaged = Arc::<AtomicU64>::default();
+        let (loans, found) = (endpoint.borrow(LOANS), Arc::clone(&damaged));
+        thread::spawn(move || {
+            for borrowed in loans {
+                if borrowed.is_intact() == Some(false) {
+                    found.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        });
+        Ok(Self { endpoint, damaged, slots: (0..SLOTS).map(|_| None).collect(), transports, target: None, ip })
     }
 
     fn grant(&mut self, slot: u64, len_bytes: u64, incarnation: u64) -> Result<Value, String> {
@@ -143,6 +177,23 @@ impl Session {
             return Err(format!("{} bytes were granted there", region.len_bytes()));
         }
         Ok(region.clone())
+    }
+}
+
+/// The next message. It is looked for without sleeping for `busy_poll`, and then waited for; nothing at the end, or if
+/// there is none within `timeout`.
+pub(crate) fn next(messages: &Receiver<Incoming>, busy_poll: Duration, timeout: Option<Duration>) -> Option<Incoming> {
+    let started = Instant::now();
+    while started.elapsed() < busy_poll {
+        match messages.try_recv() {
+            Ok(message) => return Some(message),
+            Err(TryRecvError::Empty) => thread::yield_now(),
+            Err(TryRecvError::Disconnected) => return None,
+        }
+    }
+    match timeout {
+        None => messages.recv().ok(),
+        Some(timeout) => messages.recv_timeout(timeout).ok(),
     }
 }
 

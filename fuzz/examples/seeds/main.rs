@@ -17,7 +17,9 @@ use xfer_migrate_core::{
     RecomputeCost, Refusal, Seal,
 };
 use xfer_transport_core::frame::{FrameHeader, FrameKind, VERSION};
-use xfer_transport_core::message::{Ack, Greeting, Hello, LinkMessage, LinkRole, Received, RejectReason};
+use xfer_transport_core::message::{
+    Ack, Greeting, Hello, LinkMessage, LinkRole, Loan, LoanId, LoanRefusal, Received, RejectReason,
+};
 use xfer_transport_core::packet::Packet;
 use xfer_transport_core::path::TransferId;
 use xfer_transport_core::stream::StreamId;
@@ -99,6 +101,9 @@ fn packets() -> Vec<(&'static str, Vec<u8>)> {
         ("staged-too-long", [&[3][..], &0_u64.to_le_bytes(), &(1_u64 << 32).to_le_bytes()].concat()),
         ("lent-cut-short", lent[..lent.len() - 8].into()),
         ("lent", lent),
+        ("plain", whole(Packet::Plain { header, at: 1 << 46 })),
+        ("probe", whole(Packet::Probe { at: 1 << 46, number: u64::MAX })),
+        ("probed", whole(Packet::Probed { errno: 1 })),
         ("abandon", whole(Packet::Abandon)),
         ("segment", whole(Packet::Segment { id: 7, len_bytes: 64 << 20 })),
         ("ring", whole(Packet::Ring { len_bytes: 1 << 20 })),
@@ -111,6 +116,7 @@ fn packets() -> Vec<(&'static str, Vec<u8>)> {
 fn link_messages() -> Vec<(&'static str, Vec<u8>)> {
     let hello = Hello { job: "job".into(), from: peer(0), nonce: 5, session: 1, to: peer(1), role: LinkRole::Data };
     let ack = Ack { transfer: TransferId(1), offset: 1 << 20, crc32c: 7 };
+    let loan = Loan { id: LoanId(1), channel: 3, segment: 7, at: 4096, len_bytes: 1 << 20, crc32c: Some(9) };
     let refused = LinkMessage::Refused { transfer: TransferId(1), refusal: message::Refusal::NotGranted };
     vec![
         ("hello", Greeting::Hello(hello).encode().into()),
@@ -120,6 +126,9 @@ fn link_messages() -> Vec<(&'static str, Vec<u8>)> {
         ("damaged", LinkMessage::Damaged { transfer: TransferId(1), offset: 0 }.encode().into()),
         ("refused", refused.encode().into()),
         ("ended", LinkMessage::Ended(vec![TransferId(1), TransferId(2)]).encode().into()),
+        ("lend", LinkMessage::Lend(loan).encode().into()),
+        ("returned", LinkMessage::Returned(loan.id).encode().into()),
+        ("loan-refused", LinkMessage::LoanRefused { loan: loan.id, refusal: LoanRefusal::Nobody }.encode().into()),
         ("received", Received(vec![(StreamId(0), 8), (StreamId(1), 9)]).encode().into()),
         ("acks-count-lies", vec![1, 0xff, 0xff, 1, 2]),
     ]

@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use xfer_transport_core::Lane;
+use xfer_transport_core::egress::Egress;
 use xfer_transport_core::frame::{FrameHeader, FrameKind};
 use xfer_transport_core::integrity::crc32c;
 use xfer_transport_core::limits::FRAME_HEADER_BYTES;
 use xfer_transport_core::link::State;
-use xfer_transport_core::pacing::TokenBucket;
 use xfer_transport_core::path::{Chunk, LinkId, Next};
 use xfer_transport_core::stream::StreamId;
 
@@ -39,7 +39,7 @@ impl Endpoint {
                 if std::mem::take(&mut link.beat) || report {
                     (FrameKind::Beat, 0, 0, peer.path.report().encode())
                 } else {
-                    match peer.path.next(id, now, &mut TokenBucket::default()) {
+                    match peer.path.next(id, now, &mut Egress::default()) {
                         Next::Message(next) if next.stream == StreamId::LINK => {
                             (FrameKind::Link, 0, next.number, next.payload)
                         }

@@ -5,7 +5,7 @@ use std::fmt;
 /// What a transfer is for, and so who is served first.
 ///
 /// A lower lane yields between chunks, never inside one: the wait of a `Step` message behind gigabytes of `Rescue`
-/// is one chunk, not the queue.
+/// is one chunk, not the queue; and nothing at all if it is small, since then it goes beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Lane {
@@ -22,6 +22,9 @@ pub enum Lane {
 impl Lane {
     /// All lanes, first served first.
     pub const ALL: [Self; 4] = [Self::Control, Self::Step, Self::Rescue, Self::Bulk];
+
+    /// The lanes that somebody waits for. Their small chunks travel where no bulk is before them.
+    pub const URGENT: [Self; 2] = [Self::Control, Self::Step];
 
     /// The lane of a wire number, if there is one.
     pub fn from_wire(number: u8) -> Option<Self> {

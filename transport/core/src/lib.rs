@@ -7,6 +7,7 @@
 
 mod codec;
 pub mod deadline;
+pub mod egress;
 pub mod frame;
 pub mod inbound;
 pub mod integrity;

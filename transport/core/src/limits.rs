@@ -17,6 +17,14 @@ pub const CHUNK_BYTES_MAX: u32 = 16 << 20;
 /// small enough to be still in the second-level cache when its checksum is followed by its copy.
 pub const CHUNK_BYTES_DEFAULT: u32 = 1 << 20;
 
+/// The longest chunk that travels on the link for messages. It holds up an acknowledgement for as long as it takes to
+/// copy, some 20 microseconds, which is what a wake-up costs too.
+pub const EXPRESS_BYTES_MAX: u32 = 64 << 10;
+
+/// Bytes of a step that may be under way while more goes on the link for messages: who posts more is after throughput, and
+/// a queue of its chunks must not form in front of acknowledgements and signs of life.
+pub const EXPRESS_WINDOW_BYTES: u64 = 256 << 10;
+
 /// Chunks of one transfer. Bounds the bookkeeping of a transfer; larger ones use larger chunks.
 pub const CHUNKS_PER_TRANSFER_MAX: u64 = 1 << 20;
 

@@ -179,6 +179,39 @@ pub enum Refusal {
     OutOfBounds = 2,
 }
 
+/// One loan of a path. The lender counts from 1; never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LoanId(pub u64);
+
+/// Memory that the receiver of the message may read where it lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loan {
+    /// Which loan.
+    pub id: LoanId,
+    /// For whom, among the receiver's readers.
+    pub channel: u16,
+    /// The segment that the memory lies in, which was shown on the same link.
+    pub segment: u64,
+    /// Where in it, in bytes.
+    pub at: u64,
+    /// How much, in bytes.
+    pub len_bytes: u64,
+    /// CRC-32C of the bytes, if the lender has it.
+    pub crc32c: Option<u32>,
+}
+
+/// Why a loan is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum LoanRefusal {
+    /// The memory can't be seen by who was to read it.
+    NotSeen = 1,
+    /// Nobody reads that channel.
+    Nobody = 2,
+    /// Its reader has as many as may wait.
+    Behind = 3,
+}
+
 /// A numbered message between the two ends of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkMessage {
@@ -204,9 +237,21 @@ pub enum LinkMessage {
     Fenced(TransferId),
     /// Transfers that are complete and acknowledged: forget them.
     Ended(Vec<TransferId>),
+    /// Memory to be read where it lies, until it is returned.
+    Lend(Loan),
+    /// The memory of a loan is read no more.
+    Returned(LoanId),
+    /// A loan that is not taken: its memory was not read.
+    LoanRefused {
+        /// Which.
+        loan: LoanId,
+        /// Why.
+        refusal: LoanRefusal,
+    },
 }
 
 const ACK_BYTES: usize = 20;
+const LEND: u8 = 7;
 
 impl LinkMessage {
     /// The payload of a link frame.
@@ -246,8 +291,31 @@ impl LinkMessage {
                     bytes.extend(transfer.0.to_le_bytes());
                 }
             }
+            Self::Lend(loan) => {
+                bytes.push(LEND);
+                for number in [loan.id.0, loan.segment, loan.at, loan.len_bytes] {
+                    bytes.extend(number.to_le_bytes());
+                }
+                bytes.extend(loan.channel.to_le_bytes());
+                bytes.push(u8::from(loan.crc32c.is_some()));
+                bytes.extend(loan.crc32c.unwrap_or(0).to_le_bytes());
+            }
+            Self::Returned(loan) => {
+                bytes.push(8);
+                bytes.extend(loan.0.to_le_bytes());
+            }
+            Self::LoanRefused { loan, refusal } => {
+                bytes.extend([9, *refusal as u8]);
+                bytes.extend(loan.0.to_le_bytes());
+            }
         }
         bytes.into()
+    }
+
+    /// The loan that an encoded message is about to make.
+    pub fn lends(bytes: &[u8]) -> Option<LoanId> {
+        let id = bytes.strip_prefix(&[LEND])?.first_chunk()?;
+        Some(LoanId(u64::from_le_bytes(*id)))
     }
 
     /// Reads the payload of a link frame.
@@ -281,6 +349,27 @@ impl LinkMessage {
                 let count = reader.count("ended", ENDED_PER_MESSAGE_MAX, 8)?;
                 let ended: Result<Vec<_>, _> = (0..count).map(|_| transfer(&mut reader)).collect();
                 Self::Ended(ended?)
+            }
+            LEND => {
+                let (id, segment) = (LoanId(reader.u64("loan")?), reader.u64("segment")?);
+                let (at, len_bytes) = (reader.u64("at")?, reader.u64("length")?);
+                let channel = reader.u16("channel")?;
+                let crc32c = match (reader.u8("checked")?, reader.u32("crc32c")?) {
+                    (0, 0) => None,
+                    (1, crc32c) => Some(crc32c),
+                    (number, _) => return Err(unknown("checked", number)),
+                };
+                Self::Lend(Loan { id, channel, segment, at, len_bytes, crc32c })
+            }
+            8 => Self::Returned(LoanId(reader.u64("loan")?)),
+            9 => {
+                let refusal = match reader.u8("refusal")? {
+                    1 => LoanRefusal::NotSeen,
+                    2 => LoanRefusal::Nobody,
+                    3 => LoanRefusal::Behind,
+                    number => return Err(unknown("refusal", number)),
+                };
+                Self::LoanRefused { loan: LoanId(reader.u64("loan")?), refusal }
             }
             number => return Err(unknown("link message", number)),
         };

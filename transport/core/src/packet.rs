@@ -34,6 +34,25 @@ pub enum Packet<'a> {
         /// Where its payload begins, in bytes.
         at: u64,
     },
+    /// A whole frame, whose payload lies in ordinary memory of the sender: the reader fetches it from there.
+    Plain {
+        /// Its header.
+        header: FrameHeader,
+        /// Its payload's address in the sender's process.
+        at: u64,
+    },
+    /// Something to try on whether the reader can fetch from the sender's process.
+    Probe {
+        /// An address there.
+        at: u64,
+        /// The number that lies there.
+        number: u64,
+    },
+    /// What came of it; said again when it doesn't work any more.
+    Probed {
+        /// The system's number of the error, 0 if there was none.
+        errno: u32,
+    },
     /// The rest of the payload doesn't come: nobody wants it any more.
     Abandon,
     /// A segment; its descriptor comes along.
@@ -88,6 +107,9 @@ const SEGMENT: u8 = 6;
 const RING: u8 = 7;
 const FORGET: u8 = 8;
 const FREED: u8 = 9;
+const PLAIN: u8 = 10;
+const PROBE: u8 = 11;
+const PROBED: u8 = 12;
 
 impl<'a> Packet<'a> {
     /// The bytes without what is inline, which follows them.
@@ -103,6 +125,9 @@ impl<'a> Packet<'a> {
             Self::More(_) => put(MORE, &[], &[]),
             Self::Staged { at, len_bytes } => put(STAGED, &[], &[*at, u64::from(*len_bytes)]),
             Self::Lent { header, segment, at } => put(LENT, &header.encode(), &[*segment, *at]),
+            Self::Plain { header, at } => put(PLAIN, &header.encode(), &[*at]),
+            Self::Probe { at, number } => put(PROBE, &[], &[*at, *number]),
+            Self::Probed { errno } => put(PROBED, &[], &[u64::from(*errno)]),
             Self::Abandon => put(ABANDON, &[], &[]),
             Self::Segment { id, len_bytes } => put(SEGMENT, &[], &[*id, *len_bytes]),
             Self::Ring { len_bytes } => put(RING, &[], &[*len_bytes]),
@@ -148,6 +173,16 @@ impl<'a> Packet<'a> {
                 let [segment, at] = numbers(rest, 2)?;
                 Self::Lent { header: FrameHeader::decode(header)?, segment, at }
             }
+            PLAIN => {
+                let (header, rest) = rest.split_at_checked(FRAME_HEADER_BYTES).ok_or(length)?;
+                let [at, _] = numbers(rest, 1)?;
+                Self::Plain { header: FrameHeader::decode(header)?, at }
+            }
+            PROBE => numbers(rest, 2).map(|[at, number]| Self::Probe { at, number })?,
+            PROBED => {
+                let [errno, _] = numbers(rest, 1)?;
+                Self::Probed { errno: u32::try_from(errno).map_err(|_| length)? }
+            }
             ABANDON => numbers(rest, 0).map(|_| Self::Abandon)?,
             SEGMENT => numbers(rest, 2).map(|[id, len_bytes]| Self::Segment { id, len_bytes })?,
             RING => numbers(rest, 1).map(|[len_bytes, _]| Self::Ring { len_bytes })?,
@@ -173,6 +208,9 @@ mod tests {
             Packet::More(bytes),
             Packet::Staged { at, len_bytes: u32::MAX },
             Packet::Lent { header, segment: id, at },
+            Packet::Plain { header, at },
+            Packet::Probe { at, number: id },
+            Packet::Probed { errno: u32::MAX },
             Packet::Abandon,
             Packet::Segment { id, len_bytes },
             Packet::Ring { len_bytes },

@@ -13,13 +13,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use bytes::Bytes;
 
 use self::life::set_timer;
+use crate::egress::{Claim, Egress, Wait};
 use crate::limits::{
-    ACKS_PER_MESSAGE_MAX, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, ENDED_BATCH, ENDED_PER_MESSAGE_MAX, STRANDED_MAX,
-    TRANSFER_BYTES_MAX, TRANSFERS_PER_PEER_MAX,
+    ACKS_PER_MESSAGE_MAX, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, ENDED_BATCH, ENDED_PER_MESSAGE_MAX, EXPRESS_BYTES_MAX,
+    EXPRESS_WINDOW_BYTES, STRANDED_MAX, TRANSFER_BYTES_MAX, TRANSFERS_PER_PEER_MAX,
 };
 use crate::message::{Ack, LinkMessage, LinkRole, Received};
-use crate::outbound::{Event, Outbound, Phase};
-use crate::pacing::TokenBucket;
+use crate::outbound::{Event, Extent, Outbound, Phase};
 use crate::planted::{self, Bug};
 use crate::rate::{RateInterval, RateMeter};
 use crate::schedule::Schedule;
@@ -128,6 +128,13 @@ impl Path {
         self.message_link
     }
 
+    /// The link that carries small chunks of urgent lanes beside the messages: what a lower lane has put on the others
+    /// can't be called back, and would be before them there. Wake it when [`Path::has_express`].
+    pub fn express_link(&self) -> Option<LinkId> {
+        let best = self.data_links().next().and_then(|id| self.links.get(&id))?.backend;
+        self.message_link.filter(|id| self.links.get(id).is_some_and(|link| link.backend == best))
+    }
+
     /// The links that carry chunks: those for data, or all if there is none, and of these the ones over the best backend:
     /// the others stand by. Wake them when [`Path::has_chunks`].
     pub fn data_links(&self) -> impl Iterator<Item = LinkId> {
@@ -211,7 +218,7 @@ impl Path {
     }
 
     /// A link message about our transfers. [`LinkMessage::Fence`] and [`LinkMessage::Ended`] are about the peer's,
-    /// and for [`crate::inbound::Inbound`].
+    /// and for [`crate::inbound::Inbound`]; those about loans are for whoever keeps the memory.
     pub fn handle(&mut self, message: &LinkMessage, now: Time) {
         match message {
             LinkMessage::Acks(acks) => acks.iter().for_each(|ack| self.acknowledged(ack, now)),
@@ -220,7 +227,11 @@ impl Path {
                 self.stop(*transfer, Cause::Refused(*refusal), now);
             }
             LinkMessage::Fenced(transfer) => self.advance(*transfer, Event::Fenced, now),
-            LinkMessage::Fence(_) | LinkMessage::Ended(_) => {}
+            LinkMessage::Fence(_)
+            | LinkMessage::Ended(_)
+            | LinkMessage::Lend(_)
+            | LinkMessage::Returned(_)
+            | LinkMessage::LoanRefused { .. } => {}
         }
     }
 
@@ -228,14 +239,17 @@ impl Path {
 
     /// What `link` sends next. Ask again after each frame it took.
     #[must_use]
-    pub fn next(&mut self, link: LinkId, now: Time, bucket: &mut TokenBucket) -> Next {
+    pub fn next(&mut self, link: LinkId, now: Time, egress: &mut Egress) -> Next {
         if self.message_link == Some(link)
             && let Some(message) = self.next_message()
         {
             return Next::Message(message);
         }
         if self.data_links().any(|data| data == link) {
-            return self.next_chunk(link, now, bucket);
+            return self.next_chunk(link, now, egress, &Lane::ALL, u32::MAX);
+        }
+        if self.express_link() == Some(link) && self.posted_bytes(Lane::Step) < EXPRESS_WINDOW_BYTES {
+            return self.next_chunk(link, now, egress, &Lane::URGENT, EXPRESS_BYTES_MAX);
         }
         Next::Idle
     }
@@ -252,45 +266,55 @@ impl Path {
         self.streams.take_next()
     }
 
-    fn next_chunk(&mut self, link: LinkId, now: Time, bucket: &mut TokenBucket) -> Next {
+    /// The next chunk of one of `lanes`, if it is not longer than `len_bytes_max`.
+    fn next_chunk(&mut self, link: LinkId, now: Time, egress: &mut Egress, lanes: &[Lane], len_bytes_max: u32) -> Next {
         self.expire(now);
         let Some(backend) = self.links.get(&link).map(|link| link.backend) else { return Next::Idle };
-        for lane in Lane::ALL {
-            while let Some(id) = self.schedule.front(lane) {
-                let transfer = self.transfers.get_mut(&id);
-                let late = planted::is(Bug::PostAfterStop);
-                let active = transfer.filter(|transfer| transfer.phase == Phase::Active || late);
-                let Some((transfer, extent)) =
-                    active.and_then(|transfer| transfer.next_extent().map(|extent| (transfer, extent)))
-                else {
-                    self.schedule.dequeue(lane);
-                    if let Some(transfer) = self.transfers.get_mut(&id) {
-                        transfer.queued = false;
-                    }
+        let mut wait: Option<Time> = None;
+        for lane in lanes.iter().copied() {
+            let Some((id, extent)) = self.front(lane, len_bytes_max) else { continue };
+            let Some(transfer) = self.transfers.get_mut(&id) else { continue };
+            let claim = Claim { lane, order: transfer.request.order };
+            match egress.ready(claim, now) {
+                Ok(()) => egress.take(claim, u64::from(extent.len_bytes)),
+                Err(Wait::All(again)) => return Next::Wait(wait.map_or(again, |wait| again.min(wait))),
+                Err(Wait::Lane(again)) => {
+                    wait = Some(wait.map_or(again, |wait| again.min(wait)));
                     continue;
-                };
-                if !self.schedule.has_room(lane, extent.len_bytes) {
-                    break;
                 }
-                if let Err(again) = bucket.ready(now) {
-                    return Next::Wait(again);
-                }
-                bucket.take(u64::from(extent.len_bytes));
-                let attempt = transfer.post_next(extent, link, backend);
-                self.schedule.posted(lane, extent.len_bytes);
-                self.rate.busy(now);
-                return Next::Chunk(Chunk {
-                    transfer: id,
-                    lane,
-                    attempt,
-                    source_offset: extent.start,
-                    region: transfer.request.region,
-                    offset: transfer.request.offset + extent.start,
-                    len_bytes: extent.len_bytes,
-                });
+            }
+            let attempt = transfer.post_next(extent, link, backend);
+            self.schedule.posted(lane, extent.len_bytes);
+            self.rate.busy(now);
+            return Next::Chunk(Chunk {
+                transfer: id,
+                lane,
+                attempt,
+                source_offset: extent.start,
+                region: transfer.request.region,
+                offset: transfer.request.offset + extent.start,
+                len_bytes: extent.len_bytes,
+            });
+        }
+        wait.map_or(Next::Idle, Next::Wait)
+    }
+
+    /// The next chunk of `lane`, if it is not longer than `len_bytes_max` and fits into the lane's window.
+    fn front(&mut self, lane: Lane, len_bytes_max: u32) -> Option<(TransferId, Extent)> {
+        while let Some(id) = self.schedule.front(lane) {
+            let transfer = self.transfers.get_mut(&id);
+            let late = planted::is(Bug::PostAfterStop);
+            let mut active = transfer.filter(|transfer| transfer.phase == Phase::Active || late);
+            if let Some(extent) = active.as_mut().and_then(|transfer| transfer.next_extent()) {
+                let fits = extent.len_bytes <= len_bytes_max && self.schedule.has_room(lane, extent.len_bytes);
+                return fits.then_some((id, extent));
+            }
+            self.schedule.dequeue(lane);
+            if let Some(transfer) = self.transfers.get_mut(&id) {
+                transfer.queued = false;
             }
         }
-        Next::Idle
+        None
     }
 
     /// What was received since the last report: the payload of every beat.
@@ -311,9 +335,15 @@ impl Path {
             || self.ended.len() >= ENDED_BATCH
     }
 
-    /// Whether there may be something for the data links.
-    pub fn has_chunks(&self) -> bool {
-        self.schedule.has_waiting()
+    /// Whether there is something for the data links, unless a rate limit holds it back.
+    pub fn has_chunks(&mut self) -> bool {
+        Lane::ALL.into_iter().any(|lane| self.front(lane, u32::MAX).is_some())
+    }
+
+    /// Whether there is something for the express link, unless a rate limit holds it back.
+    pub fn has_express(&mut self) -> bool {
+        self.posted_bytes(Lane::Step) < EXPRESS_WINDOW_BYTES
+            && Lane::URGENT.into_iter().any(|lane| self.front(lane, EXPRESS_BYTES_MAX).is_some())
     }
 
     /// Whether everything that was to be said has been received.

@@ -58,11 +58,6 @@ impl Schedule {
         self.lanes[lane as usize].waiting.pop_front();
     }
 
-    /// Whether anything waits.
-    pub(crate) fn has_waiting(&self) -> bool {
-        self.lanes.iter().any(|lane| !lane.waiting.is_empty())
-    }
-
     /// Whether a chunk fits into the lane's window. One always does, however large.
     pub(crate) fn has_room(&self, lane: Lane, len_bytes: u32) -> bool {
         let posted = self.lanes[lane as usize].posted_bytes;

@@ -7,7 +7,9 @@ use xfer_transport_core::limits::{
     ACKS_PER_MESSAGE_MAX, ADDRESS_BYTES_MAX, ADDRESSES_MAX, CHANNELS_MAX, ENDED_PER_MESSAGE_MAX, GREETING_BYTES_MAX,
     JOB_BYTES_MAX, LINK_MESSAGE_BYTES_MAX, REASON_BYTES_MAX, TICKET_BYTES_MAX,
 };
-use xfer_transport_core::message::{Ack, Greeting, Hello, LinkMessage, LinkRole, Received, Refusal, RejectReason};
+use xfer_transport_core::message::{
+    Ack, Greeting, Hello, LinkMessage, LinkRole, Loan, LoanId, LoanRefusal, Received, Refusal, RejectReason,
+};
 use xfer_transport_core::path::TransferId;
 use xfer_transport_core::stream::StreamId;
 use xfer_transport_core::ticket::{Ticket, TicketError};
@@ -21,10 +23,25 @@ fn transfer() -> impl Strategy<Value = TransferId> {
     any::<u64>().prop_map(TransferId)
 }
 
+fn loan() -> impl Strategy<Value = Loan> {
+    let place = (any::<u64>(), any::<u64>(), any::<u64>());
+    (any::<u64>(), any::<u16>(), place, any::<Option<u32>>()).prop_map(
+        |(id, channel, (segment, at, len_bytes), crc32c)| Loan {
+            id: LoanId(id),
+            channel,
+            segment,
+            at,
+            len_bytes,
+            crc32c,
+        },
+    )
+}
+
 fn link_message() -> impl Strategy<Value = LinkMessage> {
     let ack = (transfer(), any::<u64>(), any::<u32>());
     let ack = ack.prop_map(|(transfer, offset, crc32c)| Ack { transfer, offset, crc32c });
     let refusal = prop_oneof![Just(Refusal::NotGranted), Just(Refusal::OutOfBounds)];
+    let loan_refusal = prop_oneof![Just(LoanRefusal::NotSeen), Just(LoanRefusal::Nobody), Just(LoanRefusal::Behind)];
     prop_oneof![
         vec(ack, 0..=ACKS_PER_MESSAGE_MAX).prop_map(LinkMessage::Acks),
         (transfer(), any::<u64>()).prop_map(|(transfer, offset)| LinkMessage::Damaged { transfer, offset }),
@@ -32,6 +49,10 @@ fn link_message() -> impl Strategy<Value = LinkMessage> {
         transfer().prop_map(LinkMessage::Fence),
         transfer().prop_map(LinkMessage::Fenced),
         vec(transfer(), 0..=ENDED_PER_MESSAGE_MAX).prop_map(LinkMessage::Ended),
+        loan().prop_map(LinkMessage::Lend),
+        any::<u64>().prop_map(|loan| LinkMessage::Returned(LoanId(loan))),
+        (any::<u64>(), loan_refusal)
+            .prop_map(|(loan, refusal)| LinkMessage::LoanRefused { loan: LoanId(loan), refusal }),
     ]
 }
 
@@ -71,6 +92,8 @@ proptest! {
     fn link_messages_survive(message in link_message()) {
         let bytes = message.encode();
         prop_assert!(bytes.len() <= LINK_MESSAGE_BYTES_MAX as usize);
+        let lends = if let LinkMessage::Lend(loan) = &message { Some(loan.id) } else { None };
+        prop_assert_eq!(LinkMessage::lends(&bytes), lends);
         prop_assert_eq!(LinkMessage::decode(&bytes), Ok(message));
     }
 

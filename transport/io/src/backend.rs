@@ -10,7 +10,7 @@ pub mod sim;
 pub mod tcp;
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use xfer_transport_core::frame::{FrameError, FrameHeader};
 use xfer_transport_core::ticket::Ticket;
 
 use crate::intake::Intake;
+use crate::memory::Slice;
 use crate::transfer::Source;
 
 /// What a backend can do.
@@ -86,6 +87,16 @@ pub trait Link: Send {
         None
     }
 
+    /// How it moves ordinary memory, where there is more than one way.
+    fn manner(&self) -> Option<Manner> {
+        None
+    }
+
+    /// A descriptor that becomes readable when the process at the other end is over, where that can be known.
+    fn process(&self) -> Option<Arc<OwnedFd>> {
+        None
+    }
+
     /// Says that nothing more will be sent. What was sent before still arrives.
     fn finish(&mut self);
 }
@@ -106,6 +117,8 @@ pub enum Op {
         header: FrameHeader,
         /// Its bytes.
         payload: Bytes,
+        /// Memory that the other end has to see when it reads the message, if there is a way to show it.
+        shows: Option<Slice>,
     },
 }
 
@@ -115,6 +128,15 @@ impl Op {
         let (Self::Chunk { header, .. } | Self::Message { header, .. }) = self;
         u64::from(header.len_bytes)
     }
+}
+
+/// How ordinary memory is moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manner {
+    /// Copies of each byte, the kernel's between two processes included.
+    pub copies: u8,
+    /// Which way that is, and why no better one.
+    pub sentence: String,
 }
 
 /// What a link waits for.
@@ -148,7 +170,8 @@ pub struct Probe {
 
 /// Tries all backends of this build, the preferred one first.
 pub fn probe() -> Vec<Probe> {
-    let shm = shm::ShmBackend::bind().map(|_| "sealed memory files can be passed to processes of this user".to_owned());
+    let passed = "sealed memory files can be passed to processes of this user";
+    let shm = shm::ShmBackend::bind().map(|_| format!("{passed}; {}", shm::ordinary_memory()));
     let tcp = tcp::TcpBackend::bind(([127, 0, 0, 1], 0).into()).map(|_| "a socket of this machine listens".to_owned());
     [(BackendId::Shm, shm), (BackendId::Tcp, tcp)]
         .map(|(backend, found)| Probe { backend, found: found.map_err(|error| error.to_string()) })

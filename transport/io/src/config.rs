@@ -3,16 +3,18 @@
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use xfer_transport_core::limits::{
     CHUNK_BYTES_DEFAULT, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, JOB_BYTES_MAX, LINKS_PER_PEER_MAX,
 };
-use xfer_transport_core::{BackendId, PeerId};
+use xfer_transport_core::{BackendId, Lane, PeerId};
 
 use crate::backend::Backend;
 use crate::backend::shm::ShmBackend;
 use crate::backend::tcp::TcpBackend;
 use crate::error::StartError;
+use crate::limits::BUSY_POLL_MAX;
 
 /// How an endpoint is set up. Start from [`EndpointConfig::new`] and change what differs.
 #[derive(Clone)]
@@ -31,6 +33,11 @@ pub struct EndpointConfig {
     pub chunk_bytes: u32,
     /// Payload bytes that may leave per second, all peers together.
     pub egress_bytes_per_s: Option<u64>,
+    /// The same for each lane, in the order of [`Lane::ALL`].
+    pub lane_bytes_per_s: [Option<u64>; Lane::ALL.len()],
+    /// How long a link, and whoever waits for a transfer, looks for more after something has happened before it sleeps, at
+    /// most [`BUSY_POLL_MAX`]. A wake-up costs more than a message takes, and a processor that looks can do nothing else.
+    pub busy_poll: Duration,
     /// Which of our own backends to open, the preferred one first: each must be there. `None` takes all that are.
     pub transports: Option<Vec<BackendId>>,
     /// What moves bytes instead of our own backends, if there is any.
@@ -49,6 +56,8 @@ impl EndpointConfig {
             links_per_peer: 2,
             chunk_bytes: CHUNK_BYTES_DEFAULT,
             egress_bytes_per_s: None,
+            lane_bytes_per_s: [None; Lane::ALL.len()],
+            busy_poll: Duration::ZERO,
             transports: None,
             backends: Vec::new(),
         }
@@ -64,6 +73,9 @@ impl EndpointConfig {
                 "a chunk has {CHUNK_BYTES_MIN} to {CHUNK_BYTES_MAX} bytes, not {}",
                 self.chunk_bytes
             ));
+        }
+        if self.busy_poll > BUSY_POLL_MAX {
+            return refuse(format!("links look for more for {BUSY_POLL_MAX:?} at most, not for {:?}", self.busy_poll));
         }
         // Half of the limit, since both ends may connect at the same moment, without those for control, for signs of life and
         // standing by.
@@ -134,6 +146,8 @@ impl fmt::Debug for EndpointConfig {
             .field("links_per_peer", &self.links_per_peer)
             .field("chunk_bytes", &self.chunk_bytes)
             .field("egress_bytes_per_s", &self.egress_bytes_per_s)
+            .field("lane_bytes_per_s", &self.lane_bytes_per_s)
+            .field("busy_poll", &self.busy_poll)
             .field("transports", &self.transports)
             .field("backends", &backends)
             .finish()

@@ -13,17 +13,18 @@ use xfer_transport_core::path::Request;
 use xfer_transport_core::ticket::Ticket;
 use xfer_transport_core::{BackendId, Deadline, Lane, PeerId, RateInterval, RemoteSlice, Time};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Manner};
 use crate::backlog::Backlog;
 use crate::beats::{self, Beats};
 use crate::config::EndpointConfig;
 use crate::dial::Dialer;
-use crate::error::{ConnectError, DownReason, GrantError, SendError, StartError, TransferError};
+use crate::error::{ConnectError, DownReason, GrantError, LendError, SendError, StartError, TransferError};
 use crate::flight::FlightRecord;
 use crate::grants::{Grant, random_u64};
 use crate::greeting::{Accepting, Pending, Side};
 use crate::hub::{Channel, Incoming, PeerEvent};
 use crate::limits::{ACCEPT_WAIT, FAREWELL, LINGER, REDIAL_EVERY, SHUTDOWN_REST};
+use crate::loans::{Borrowed, Loan};
 use crate::memory::{Region, Slice};
 use crate::peers::Peers;
 use crate::shared::Shared;
@@ -39,6 +40,8 @@ pub struct Route {
     pub over: BackendId,
     /// By how many links.
     pub links: usize,
+    /// How it moves memory that peers can't read where it lies ([`Region::shared`]), if there is more than one way.
+    pub ordinary: Option<Manner>,
     /// What would carry them if that broke.
     pub standing_by: Vec<BackendId>,
     /// What would be better, and why it can't be used. Known only to the end that connected.
@@ -63,10 +66,14 @@ impl Endpoint {
     pub fn start(config: EndpointConfig) -> Result<Self, StartError> {
         config.check()?;
         let backends = config.open_backends()?;
-        let beats = Beats::new()?;
-        let EndpointConfig { id, job, chunk_bytes, links_per_peer, .. } = config;
-        let shared = Arc::new(Shared::new(id, job, random_u64(), chunk_bytes, links_per_peer, beats));
-        shared.bucket().set(config.egress_bytes_per_s, shared.now());
+        let shared = Arc::new(Shared::new(&config, random_u64(), Beats::new()?));
+        {
+            let mut egress = shared.egress();
+            egress.set(config.egress_bytes_per_s, shared.now());
+            for (lane, bytes_per_s) in Lane::ALL.into_iter().zip(config.lane_bytes_per_s) {
+                egress.set_lane(lane, bytes_per_s, shared.now());
+            }
+        }
         let peers = Arc::new(Peers::new(Arc::clone(&shared)));
         let dialer = Arc::new(Dialer::new(Arc::clone(&shared), Arc::clone(&peers), backends.clone()));
         let (tend, ended) = sync_channel(1);
@@ -158,7 +165,8 @@ impl Endpoint {
         }
         let connected = self.0.peers.find(peer).ok_or(TransferError::NotConnected(peer))?;
         let transfer = Arc::new(Transfer::new(lane, len_bytes, Some(from)));
-        let request = Request { lane, region: to.region().id, offset: to.offset(), len_bytes, deadline };
+        let (region, offset, order) = (to.region().id, to.offset(), self.0.shared.next_order());
+        let request = Request { lane, region, offset, len_bytes, deadline, order };
         connected.write(transfer, request)
     }
 
@@ -182,6 +190,21 @@ impl Endpoint {
         receiver
     }
 
+    /// Lets `peer` read `from` where it lies, without a copy and however long it is, until it gives it back; whoever
+    /// [borrows](Endpoint::borrow) on `channel` there gets it. The memory must come from [`Region::shared`], and must be left
+    /// as it is meanwhile. With the CRC-32C of the bytes ([`Slice::crc32c`]) the borrower can tell whether it was.
+    pub fn lend(&self, peer: PeerId, channel: Channel, from: Slice, crc32c: Option<u32>) -> Result<Loan, LendError> {
+        if self.0.shared.is_stopping() {
+            return Err(LendError::ShutDown);
+        }
+        self.0.peers.find(peer).ok_or(LendError::NotConnected(peer))?.lend(channel, from, crc32c)
+    }
+
+    /// What peers lend on `channel` from now on. A later call takes an earlier one's place.
+    pub fn borrow(&self, channel: Channel) -> Receiver<Borrowed> {
+        self.0.shared.hub.borrow(channel)
+    }
+
     /// Who comes and goes from now on. Each call is a new subscriber.
     pub fn events(&self) -> Receiver<PeerEvent> {
         self.0.shared.hub.subscribe_events()
@@ -201,18 +224,35 @@ impl Endpoint {
         };
         let mut workers = peer.workers();
         workers.retain(|worker| worker.role() != LinkRole::Beat);
-        let over = workers.iter().find(|worker| carrying.contains(&worker.id())).map(|worker| worker.backend());
+        let mut carries = workers.iter().filter(|worker| carrying.contains(&worker.id()));
+        // The one that has moved some knows best.
+        let ordinary = carries.clone().filter_map(|worker| worker.manner()).min_by_key(|manner| manner.copies);
+        let over = carries.next().map(|worker| worker.backend());
         let mut standing_by: Vec<BackendId> = workers.iter().map(|worker| worker.backend()).collect();
         standing_by.sort_unstable();
         standing_by.dedup();
         standing_by.retain(|backend| Some(*backend) != over);
         let unused = peer.reach.get().map(|reach| reach.unused.clone()).unwrap_or_default();
-        Some(Route { over: over?, links: carrying.len(), standing_by, unused })
+        Some(Route { over: over?, links: carrying.len(), ordinary, standing_by, unused })
     }
 
     /// Limits the payload bytes that leave per second, all peers together; `None` is no limit.
+    ///
+    /// While it binds, chunks leave by lane, and within a lane in the order in which their transfers were asked for,
+    /// whichever peers they are for.
     pub fn set_egress_limit(&self, bytes_per_s: Option<u64>) {
-        self.0.shared.bucket().set(bytes_per_s, self.now());
+        self.0.shared.egress().set(bytes_per_s, self.now());
+        self.look_again();
+    }
+
+    /// Limits the payload bytes of one lane that leave per second, all peers together; `None` is no limit.
+    pub fn set_lane_limit(&self, lane: Lane, bytes_per_s: Option<u64>) {
+        self.0.shared.egress().set_lane(lane, bytes_per_s, self.now());
+        self.look_again();
+    }
+
+    /// Lets all links look at what they may send.
+    fn look_again(&self) {
         for peer in self.0.peers.all() {
             peer.workers().iter().for_each(|worker| worker.wake());
         }
@@ -220,7 +260,12 @@ impl Endpoint {
 
     /// The limit set so.
     pub fn egress_limit(&self) -> Option<u64> {
-        self.0.shared.bucket().limit()
+        self.0.shared.egress().limit()
+    }
+
+    /// The limit of one lane.
+    pub fn lane_limit(&self, lane: Lane) -> Option<u64> {
+        self.0.shared.egress().lane_limit(lane)
     }
 
     /// What has been done since the start.
@@ -268,12 +313,13 @@ impl Inner {
             })?;
         }
         beats::start(&self.shared)?;
-        let dialer = Arc::clone(&self.dialer);
+        let (dialer, shared) = (Arc::clone(&self.dialer), Arc::clone(&self.shared));
         let running = self.shared.threads.enter();
         thread::Builder::new().name("xfer-tend".into()).spawn(move || {
             let _running = running;
             while ended.recv_timeout(REDIAL_EVERY) == Err(RecvTimeoutError::Timeout) {
                 dialer.redial();
+                shared.held.look(&shared.counters);
             }
         })?;
         Ok(())

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use xfer_transport_core::limits::{CHANNELS_MAX, MESSAGE_BYTES_MAX};
-use xfer_transport_core::message::{Refusal, RejectReason};
+use xfer_transport_core::message::{LoanRefusal, Refusal, RejectReason};
 use xfer_transport_core::ticket::TicketError;
 use xfer_transport_core::{BackendId, PeerId, RegionId, frame};
 
 use crate::backend::LinkError;
-use crate::limits::GRANTS_MAX;
+use crate::limits::{GRANTS_MAX, LOANS_MAX};
 
 /// Why an endpoint doesn't start.
 #[derive(Debug, thiserror::Error)]
@@ -163,6 +163,60 @@ pub enum SendError {
     /// The endpoint is shut down.
     #[error("the endpoint is shut down")]
     ShutDown,
+}
+
+/// Why memory can't be lent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LendError {
+    /// It is memory that no other process can see.
+    #[error("this memory can't be read where it lies: allocate it with `Region::shared`, or write it")]
+    NotShared,
+    /// The peer doesn't see the memory of this machine.
+    #[error("{0} isn't reached over shared memory: write to it instead")]
+    OtherMachine(PeerId),
+    /// As much is lent as may be.
+    #[error("{LOANS_MAX} loans to {0} are not back: lend larger pieces, or wait for some")]
+    TooMany(PeerId),
+    /// The peer is not connected (any more).
+    #[error("{0} is not connected")]
+    NotConnected(PeerId),
+    /// The endpoint is shut down.
+    #[error("the endpoint is shut down")]
+    ShutDown,
+}
+
+/// How a loan ended, if not by being given back.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoanError {
+    /// The peer doesn't take it, and has not read it.
+    #[error("{by} does not take the loan: {refusal}", refusal = loan_refusal_words(*refusal))]
+    Refused {
+        /// Who.
+        by: PeerId,
+        /// Why.
+        refusal: LoanRefusal,
+    },
+    /// The peer is gone. Its process may still read the memory, which is held until that is over.
+    #[error("{peer} is gone: {reason}; its loan is held until its process has ended")]
+    PeerGone {
+        /// Who.
+        peer: PeerId,
+        /// Why.
+        reason: DownReason,
+    },
+    /// Not an end: the wait timed out and the loan goes on.
+    #[error("not given back after {0:?}; the loan goes on")]
+    StillLent(Duration),
+}
+
+fn loan_refusal_words(refusal: LoanRefusal) -> &'static str {
+    match refusal {
+        LoanRefusal::NotSeen => "it does not see that memory",
+        LoanRefusal::Nobody => "nobody borrows on that channel",
+        LoanRefusal::Behind => "its reader has as many as may wait",
+    }
 }
 
 /// Why a transfer did not complete. Exactly one end per transfer.

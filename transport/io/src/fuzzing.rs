@@ -14,6 +14,7 @@ use xfer_transport_core::{BackendId, PeerId, RegionId};
 
 use crate::backend::{shm, tcp};
 use crate::beats::Beats;
+use crate::config::EndpointConfig;
 use crate::error::DownReason;
 use crate::grants::Grant;
 use crate::greeting::{Accepting, Opening, Side};
@@ -65,7 +66,9 @@ pub struct Ended {
 impl LinkEnd {
     /// An end over `over`, which has called or was called.
     pub fn new(over: BackendId, calls: bool) -> io::Result<Self> {
-        let shared = Arc::new(Shared::new(OURS, JOB.to_owned(), 1, CHUNK_BYTES_MIN, 1, Beats::new()?));
+        let mut config = EndpointConfig::new(OURS, JOB.to_owned());
+        (config.chunk_bytes, config.links_per_peer) = (CHUNK_BYTES_MIN, 1);
+        let shared = Arc::new(Shared::new(&config, 1, Beats::new()?));
         let peers = Arc::new(Peers::new(Arc::clone(&shared)));
         let grant = |to| {
             let region = Region::from_vec(vec![UNTOUCHED; REGION_BYTES]);

@@ -10,6 +10,7 @@ use xfer_transport_core::PeerId;
 
 use crate::error::DownReason;
 use crate::limits::{EVENTS_MAX, SUBSCRIBER_MESSAGES_MAX};
+use crate::loans::Borrowed;
 use crate::stats::Counters;
 
 /// A number under which messages are sent and received; what it means is up to its users.
@@ -54,13 +55,14 @@ pub(crate) enum Offer {
 #[derive(Debug)]
 pub(crate) struct Hub {
     channels: Mutex<HashMap<Channel, SyncSender<Incoming>>>,
+    loans: Mutex<HashMap<Channel, SyncSender<Borrowed>>>,
     events: Mutex<Vec<SyncSender<PeerEvent>>>,
     counters: Arc<Counters>,
 }
 
 impl Hub {
     pub(crate) fn new(counters: Arc<Counters>) -> Self {
-        Self { channels: Mutex::default(), events: Mutex::default(), counters }
+        Self { channels: Mutex::default(), loans: Mutex::default(), events: Mutex::default(), counters }
     }
 
     pub(crate) fn subscribe(&self, channel: Channel) -> Receiver<Incoming> {
@@ -78,6 +80,26 @@ impl Hub {
             Err(TrySendError::Disconnected(_)) => {
                 channels.remove(&channel);
                 Offer::Nobody
+            }
+        }
+    }
+
+    pub(crate) fn borrow(&self, channel: Channel) -> Receiver<Borrowed> {
+        let (sender, receiver) = sync_channel(SUBSCRIBER_MESSAGES_MAX);
+        self.loans.lock().unwrap_or_else(PoisonError::into_inner).insert(channel, sender);
+        receiver
+    }
+
+    /// Hands over what was borrowed, or back with the reason.
+    pub(crate) fn lend(&self, channel: Channel, borrowed: Borrowed) -> Result<(), (Offer, Borrowed)> {
+        let mut loans = self.loans.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(sender) = loans.get(&channel) else { return Err((Offer::Nobody, borrowed)) };
+        match sender.try_send(borrowed) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(borrowed)) => Err((Offer::Full, borrowed)),
+            Err(TrySendError::Disconnected(borrowed)) => {
+                loans.remove(&channel);
+                Err((Offer::Nobody, borrowed))
             }
         }
     }
@@ -103,6 +125,7 @@ impl Hub {
     /// Nobody is told anything any more: receivers see the end.
     pub(crate) fn close(&self) {
         self.channels.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.loans.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.events.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }

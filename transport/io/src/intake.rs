@@ -13,7 +13,7 @@ use xfer_transport_core::path::{LinkId, TransferId};
 
 use crate::backend::LinkError;
 use crate::grants::{Entry, Grants};
-use crate::memory::Slice;
+use crate::memory::{Slice, View};
 use crate::peer::Peer;
 use crate::stats::{Counters, add};
 
@@ -102,6 +102,18 @@ impl Intake {
     /// depends on whom it introduced.
     pub fn is_paused(&self) -> bool {
         self.peer.is_none() && !self.discards && !self.messages.is_empty()
+    }
+
+    /// The other end has shown memory, which it may lend.
+    pub(crate) fn shown(&self, id: u64, view: &Arc<View>) {
+        if let Some(peer) = &self.peer {
+            peer.loans.shown(id, view);
+        }
+    }
+
+    /// Whether something has arrived that the path has to know of.
+    pub(crate) fn has_news(&self) -> bool {
+        !(self.acks.is_empty() && self.replies.is_empty() && self.messages.is_empty())
     }
 
     /// Bytes have arrived, of whatever kind: the other end is alive.
@@ -202,6 +214,18 @@ impl Intake {
         self.slot.clear();
         if let Some(mut arrivals) = self.peer.as_ref().and_then(|peer| peer.lock_arrivals()) {
             arrivals.inbound.abandoned(self.link);
+        }
+    }
+
+    /// The chunk's bytes can't be had, this time: they are asked for again.
+    pub fn spoil_chunk(&mut self) {
+        let Some(chunk) = self.chunk.take() else { return };
+        self.slot.clear();
+        let claimed = self.peer.as_ref().and_then(|peer| peer.lock_arrivals());
+        if claimed.is_some_and(|mut arrivals| arrivals.inbound.abandoned(self.link)) {
+            add(&self.counters.chunks_damaged, 1);
+            let (transfer, offset) = (TransferId(chunk.header.transfer), chunk.header.offset);
+            self.replies.push(LinkMessage::Damaged { transfer, offset });
         }
     }
 

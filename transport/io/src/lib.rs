@@ -44,6 +44,7 @@ mod histogram;
 mod hub;
 mod intake;
 pub mod limits;
+mod loans;
 mod memory;
 mod peer;
 mod peers;
@@ -54,7 +55,7 @@ mod wake;
 mod worker;
 
 pub use xfer_transport_core as core;
-pub use xfer_transport_core::message::{Refusal, RejectReason};
+pub use xfer_transport_core::message::{LoanRefusal, Refusal, RejectReason};
 pub use xfer_transport_core::path::WriteError;
 pub use xfer_transport_core::ticket::TicketError;
 pub use xfer_transport_core::{
@@ -63,12 +64,13 @@ pub use xfer_transport_core::{
 
 pub use config::EndpointConfig;
 pub use endpoint::{Endpoint, Route};
-pub use error::{ConnectError, DownReason, GrantError, SendError, StartError, TransferError};
+pub use error::{ConnectError, DownReason, GrantError, LendError, LoanError, SendError, StartError, TransferError};
 pub use flight::{FlightEnd, FlightRecord};
 pub use grants::{Fenced, Grant};
 pub use histogram::Histogram;
 pub use hub::{Channel, Incoming, PeerEvent};
 pub use intake::{Intake, Landing};
+pub use loans::{Borrowed, Loan};
 pub use memory::{MemoryError, Region, Slice, arena_bytes_in_use};
 pub use stats::{Counter, LaneStats, Stats};
 pub use transfer::{Cancelled, Reading, Source, TransferHandle, Transferred};

@@ -11,11 +11,17 @@ pub const GRANTS_MAX: usize = 65_536;
 /// Messages that wait in a subscriber's channel; more stay with the peer's path, and then with the peer.
 pub const SUBSCRIBER_MESSAGES_MAX: usize = 256;
 
+/// Loans to one peer that are not back. Each keeps memory that nobody else can have.
+pub const LOANS_MAX: usize = 4_096;
+
 /// Events that wait for a subscriber of events. What it doesn't take is dropped and counted.
 pub const EVENTS_MAX: usize = 4_096;
 
 /// Transfers up to this size are sent by the thread that asks for them: cheaper than waking another.
 pub const INLINE_BYTES_MAX: u64 = 64 << 10;
+
+/// The longest that a link may look for more without sleeping: beyond it a wake-up is a small part of the wait.
+pub const BUSY_POLL_MAX: Duration = Duration::from_millis(1);
 
 /// How long the end of a link waits for the other end to read the last words.
 pub const FAREWELL: Duration = Duration::from_millis(300);

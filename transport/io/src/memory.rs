@@ -5,6 +5,7 @@
 )]
 
 mod arena;
+mod fetch;
 mod segment;
 
 use std::alloc::{Layout, alloc, dealloc};
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use xfer_transport_core::integrity;
 
+pub(crate) use fetch::fetch;
 pub(crate) use segment::{Segment, View, Views, dropped_segments};
 
 /// Memory is aligned to pages, so that registering it never covers a neighbour.

@@ -15,11 +15,12 @@ use xfer_transport_core::ticket::Ticket;
 use xfer_transport_core::{BackendId, PeerId, RateInterval, RegionId, Time};
 
 use crate::backlog::Backlog;
-use crate::error::{DownReason, SendError, TransferError};
+use crate::error::{DownReason, LoanError, SendError, TransferError};
 use crate::flight::{Flight, FlightRecord};
 use crate::hub::{Channel, PeerEvent};
 use crate::intake::Slot;
 use crate::limits::INLINE_BYTES_MAX;
+use crate::loans::Loans;
 use crate::peers::Peers;
 use crate::shared::Shared;
 use crate::stats::{add, subtract};
@@ -46,6 +47,7 @@ pub(crate) struct Peer {
     transfers: Mutex<HashMap<TransferId, Written>>,
     /// Transfers that have ended without proof.
     quarantine: Mutex<HashMap<TransferId, Arc<Transfer>>>,
+    pub(crate) loans: Loans,
     /// Messages that nobody has taken yet.
     pub(crate) backlog: Backlog,
     /// Whether a link ended in a way that doesn't prove that the peer reads from it no more.
@@ -66,6 +68,14 @@ pub(crate) struct Reach {
     pub(crate) over: Vec<BackendId>,
     /// What is better, and why it can't be used.
     pub(crate) unused: Vec<(BackendId, String)>,
+}
+
+/// Which chunks links are told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chunks {
+    Any,
+    /// One that the caller's own thread may send.
+    Small,
 }
 
 /// What arrives from a peer.
@@ -93,6 +103,7 @@ impl Peer {
             links: Mutex::default(),
             transfers: Mutex::default(),
             quarantine: Mutex::default(),
+            loans: Loans::default(),
             backlog: Backlog::default(),
             unproven: AtomicBool::new(false),
             excused: AtomicU64::new(0),
@@ -150,6 +161,12 @@ impl Peer {
 
     pub(crate) fn workers(&self) -> Vec<Arc<Worker>> {
         lock(&self.links).values().cloned().collect()
+    }
+
+    /// Whether messages go over a link on which memory can be shown.
+    pub(crate) fn sees_memory(&self) -> bool {
+        let link = self.path().message_link();
+        link.and_then(|link| lock(&self.links).get(&link).map(|worker| worker.backend())) == Some(BackendId::Shm)
     }
 
     /// An adopted link begins to carry.
@@ -233,6 +250,9 @@ impl Peer {
         let proven = reason.proves_fence() && !self.unproven.load(Ordering::SeqCst);
         self.path().close(proven, self.shared.now());
         self.settle();
+        let gone = LoanError::PeerGone { peer: self.id(), reason: reason.clone() };
+        let process = workers.iter().find_map(|worker| worker.process());
+        self.loans.close(&gone, process.as_ref(), &self.shared.held);
         let held: Vec<Arc<Transfer>> = lock(&self.quarantine).drain().map(|(_, transfer)| transfer).collect();
         for transfer in held {
             self.let_go(&transfer, proven);
@@ -252,15 +272,29 @@ impl Peer {
 
     /// Wakes the links for which there is something to do. After everything that changes the path.
     pub(crate) fn kick(self: &Arc<Self>) {
-        self.kick_some(false);
+        self.kick_some(Some(Chunks::Any));
     }
 
-    fn kick_some(self: &Arc<Self>, small: bool) {
+    /// The same where nothing has changed for chunks: whoever may send some has been told already, and would tell others
+    /// again, as they would us.
+    pub(crate) fn kick_for_messages(self: &Arc<Self>) {
+        self.kick_some(None);
+    }
+
+    fn kick_some(self: &Arc<Self>, chunks: Option<Chunks>) {
+        let small = chunks == Some(Chunks::Small);
         let (events, messages, data): (Option<LinkId>, Option<LinkId>, Vec<LinkId>) = {
-            let path = self.path();
+            let mut path = self.path();
             let events = path.message_link().filter(|_| path.has_events());
             let messages = path.message_link().filter(|_| path.has_messages());
-            let data = if path.has_chunks() { path.data_links().collect() } else { Vec::new() };
+            let mut data = Vec::new();
+            if chunks.is_some() {
+                data.extend(path.express_link().filter(|_| path.has_express()));
+                if path.has_chunks() {
+                    let express = data.first().copied();
+                    data.extend(path.data_links().filter(|link| Some(*link) != express));
+                }
+            }
             (events, messages, data)
         };
         if events.is_none() && messages.is_none() && data.is_empty() {
@@ -301,7 +335,7 @@ impl Peer {
                 .insert(id, Written { transfer: Arc::clone(&transfer), region: request.region, began: now });
             path.handle_timeout(now);
         }
-        self.kick_some(request.len_bytes <= INLINE_BYTES_MAX);
+        self.kick_some(Some(if request.len_bytes <= INLINE_BYTES_MAX { Chunks::Small } else { Chunks::Any }));
         Ok(TransferHandle::new(transfer))
     }
 

@@ -1,17 +1,19 @@
 //! What all peers of an endpoint share.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use xfer_transport_core::pacing::TokenBucket;
+use xfer_transport_core::egress::Egress;
 use xfer_transport_core::path::LinkId;
 use xfer_transport_core::{PeerId, Time};
 
 use crate::beats::Beats;
+use crate::config::EndpointConfig;
 use crate::flight::FlightRecorder;
 use crate::grants::Grants;
 use crate::hub::Hub;
+use crate::loans::Held;
 use crate::stats::Counters;
 
 /// What all peers of an endpoint share.
@@ -23,46 +25,45 @@ pub(crate) struct Shared {
     pub(crate) nonce: u64,
     pub(crate) chunk_bytes: u32,
     pub(crate) links_per_peer: usize,
+    pub(crate) busy_poll: Duration,
     pub(crate) grants: Arc<Grants>,
     pub(crate) hub: Hub,
     pub(crate) counters: Arc<Counters>,
     pub(crate) flights: FlightRecorder,
     pub(crate) threads: Arc<Threads>,
     pub(crate) beats: Beats,
-    bucket: Mutex<TokenBucket>,
+    pub(crate) held: Held,
+    egress: Mutex<Egress>,
     started: Instant,
     /// What the calendar said then: for showing times to people, never for deciding.
     started_on: SystemTime,
     next_link: AtomicU32,
+    next_order: AtomicU64,
     stopping: AtomicBool,
 }
 
 impl Shared {
-    pub(crate) fn new(
-        id: PeerId,
-        job: String,
-        nonce: u64,
-        chunk_bytes: u32,
-        links_per_peer: usize,
-        beats: Beats,
-    ) -> Self {
+    pub(crate) fn new(config: &EndpointConfig, nonce: u64, beats: Beats) -> Self {
         let counters = Arc::<Counters>::default();
         Self {
-            id,
-            job,
+            id: config.id,
+            job: config.job.clone(),
             nonce,
-            chunk_bytes,
-            links_per_peer,
+            chunk_bytes: config.chunk_bytes,
+            links_per_peer: config.links_per_peer,
+            busy_poll: config.busy_poll,
             grants: Arc::new(Grants::new(Arc::clone(&counters))),
             hub: Hub::new(Arc::clone(&counters)),
             counters,
             flights: FlightRecorder::default(),
             threads: Arc::default(),
             beats,
-            bucket: Mutex::default(),
+            held: Held::default(),
+            egress: Mutex::default(),
             started: Instant::now(),
             started_on: SystemTime::now(),
             next_link: AtomicU32::new(0),
+            next_order: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
         }
     }
@@ -82,12 +83,17 @@ impl Shared {
         at.since(self.now())
     }
 
-    pub(crate) fn bucket(&self) -> MutexGuard<'_, TokenBucket> {
-        self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn egress(&self) -> MutexGuard<'_, Egress> {
+        self.egress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn next_link(&self) -> LinkId {
         LinkId(self.next_link.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The next place in the order of all transfers.
+    pub(crate) fn next_order(&self) -> u64 {
+        self.next_order.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Says that the endpoint is shutting down; `false` if somebody has said so before.

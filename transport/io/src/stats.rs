@@ -83,6 +83,8 @@ counters! {
         quarantined_transfers,
         /// Bytes of source memory that are held back just now because their fence isn't proven.
         quarantined_bytes,
+        /// Bytes that are lent just now, those included whose borrower is gone and may still read them.
+        lent_bytes,
         /// Application messages sent.
         messages_sent,
         /// Application messages received.

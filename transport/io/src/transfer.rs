@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use xfer_transport_core::limits::FENCE_TIMEOUT;
@@ -90,6 +91,10 @@ impl TransferHandle {
     /// latest.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<Transferred, TransferError> {
         let started = Instant::now();
+        let busy_poll = self.0.at.get().map_or(Duration::ZERO, |(peer, _)| peer.shared.busy_poll);
+        while started.elapsed() < busy_poll && self.0.lock().result.is_none() {
+            thread::yield_now();
+        }
         let mut state = self.0.lock();
         loop {
             if let Some(result) = &state.result {

@@ -5,7 +5,7 @@ mod receive;
 mod send;
 
 use std::collections::VecDeque;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
@@ -20,7 +20,7 @@ use xfer_transport_core::message::{Greeting, LinkRole};
 use xfer_transport_core::path::LinkId;
 use xfer_transport_core::{BackendId, Time};
 
-use crate::backend::{Interest, Link, LinkError, Op};
+use crate::backend::{Interest, Link, LinkError, Manner, Op};
 use crate::backlog::Backlog;
 use crate::error::DownReason;
 use crate::greeting::Side;
@@ -42,6 +42,7 @@ pub(crate) struct Worker {
     slot: Arc<Slot>,
     wake: Wake,
     readiness: Readiness,
+    process: Option<Arc<OwnedFd>>,
     /// Whether the link would send more if it had something.
     hungry: AtomicBool,
     wish: AtomicU8,
@@ -104,6 +105,7 @@ impl Worker {
             slot,
             wake: Wake::new()?,
             readiness: link.readiness(),
+            process: link.process(),
             hungry: AtomicBool::new(false),
             wish: AtomicU8::new(Wish::Run as u8),
             came_around: AtomicU64::new(shared.now().as_nanos()),
@@ -131,6 +133,16 @@ impl Worker {
 
     pub(crate) fn role(&self) -> LinkRole {
         self.role.get().copied().unwrap_or(LinkRole::Data)
+    }
+
+    /// What tells of the end of the process at the other end.
+    pub(crate) fn process(&self) -> Option<Arc<OwnedFd>> {
+        self.process.clone()
+    }
+
+    /// How the link moves ordinary memory, where there is more than one way.
+    pub(crate) fn manner(&self) -> Option<Manner> {
+        self.lock().link.manner()
     }
 
     pub(crate) fn slot(&self) -> &Arc<Slot> {
@@ -250,7 +262,8 @@ impl Worker {
         if self.wish.load(Ordering::SeqCst) != Wish::Run as u8 {
             return Err(self.leave_or_stop());
         }
-        if let Some(greeting) = self.turn()? {
+        let mut news = false;
+        if let Some(greeting) = self.turn(&mut news)? {
             side.greeted(self, greeting)?;
             return Ok(true);
         }
@@ -258,13 +271,18 @@ impl Worker {
         if let Some(peer) = &peer {
             Backlog::offer(peer, None);
             peer.settle();
-            peer.kick();
+            if news {
+                peer.kick();
+            } else {
+                peer.kick_for_messages();
+            }
         }
         Ok(false)
     }
 
-    /// Takes in what has arrived, looks at the time, sends what can be sent.
-    fn turn(&self) -> Result<Option<Greeting>, DownReason> {
+    /// Takes in what has arrived, looks at the time, sends what can be sent. There is news if that may give other links
+    /// something to do.
+    fn turn(&self, news: &mut bool) -> Result<Option<Greeting>, DownReason> {
         let mut inside = self.lock();
         let inside = &mut *inside;
         if let Some(error) = &inside.failed {
@@ -275,6 +293,7 @@ impl Worker {
         if std::mem::take(&mut inside.intake.heard_bytes) > 0 {
             inside.machine.heard(now);
         }
+        *news = inside.intake.has_news();
         let greeting = inside.take_in(now)?;
         if let Err(error) = polled {
             let reason = DownReason::from(&error);
@@ -295,6 +314,7 @@ impl Worker {
         }
         if let Some(peer) = &inside.peer {
             let mut path = peer.path();
+            *news |= inside.beat || path.poll_timeout().is_some_and(|at| at <= now);
             path.handle_timeout(now);
             if inside.beat {
                 path.tick();
@@ -318,12 +338,31 @@ impl Worker {
             let retry = peer.filter(|peer| peer.backlog.is_stuck()).map(|_| RETRY_SUBSCRIBER_AFTER);
             (inside.link.interest(), [timeout, link, retry].into_iter().flatten().min())
         };
-        if !interest.at_once {
-            self.wait(interest, timeout.unwrap_or(FAREWELL));
+        if interest.at_once {
+            return;
+        }
+        let timeout = timeout.unwrap_or(FAREWELL);
+        if !self.look(interest, timeout) {
+            self.wait(interest, timeout);
         }
     }
 
-    fn wait(&self, interest: Interest, timeout: Duration) {
+    /// Looks whether there is something to do without sleeping, as long as it was told to.
+    fn look(&self, interest: Interest, timeout: Duration) -> bool {
+        let least = self.shared.busy_poll.min(timeout);
+        let started = Instant::now();
+        while started.elapsed() < least {
+            if self.wait(interest, Duration::ZERO) {
+                return true;
+            }
+            // Whoever is to bring something may need this processor for it.
+            thread::yield_now();
+        }
+        false
+    }
+
+    /// Sleeps until there is something to do, and says whether there is.
+    fn wait(&self, interest: Interest, timeout: Duration) -> bool {
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::IN, interest.readable);
         flags.set(PollFlags::OUT, interest.writable);
@@ -331,7 +370,7 @@ impl Worker {
             [PollFd::from_borrowed_fd((*self.readiness).as_fd(), flags), PollFd::new(&self.wake, PollFlags::IN)];
         let timeout = Timespec::try_from(timeout).ok();
         // Interrupted or failed, the next turn finds out what there is to do.
-        let _ = poll(&mut descriptors, timeout.as_ref());
+        matches!(poll(&mut descriptors, timeout.as_ref()), Ok(1..))
     }
 
     // Beginning and end.
@@ -387,7 +426,7 @@ impl Worker {
                 }
                 inside.link.interest()
             };
-            self.wait(interest, left);
+            _ = self.wait(interest, left);
         }
     }
 

@@ -25,7 +25,7 @@ fn path() -> Path {
 }
 
 fn request(lane: Lane, len_bytes: u64) -> Request {
-    Request { lane, region: REGION, offset: BASE, len_bytes, deadline: None }
+    Request { lane, region: REGION, offset: BASE, len_bytes, deadline: None, order: 0 }
 }
 
 fn ms(ms: u64) -> Time {
@@ -56,7 +56,7 @@ enum Place {
 /// A sender, a receiver, and the links between them.
 struct World {
     now: Time,
-    bucket: TokenBucket,
+    egress: Egress,
     sender: Path,
     receiver: Path,
     inbound: Inbound,
@@ -77,7 +77,7 @@ impl World {
     fn new() -> Self {
         let mut world = Self {
             now: Time::ZERO,
-            bucket: TokenBucket::default(),
+            egress: Egress::default(),
             sender: path(),
             receiver: path(),
             inbound: Inbound::default(),
@@ -116,7 +116,7 @@ impl World {
         if !self.at_sender.contains_key(&link) {
             return false;
         }
-        let frame = match self.sender.next(link, self.now, &mut self.bucket) {
+        let frame = match self.sender.next(link, self.now, &mut self.egress) {
             Next::Message(message) => Wire::Message(message),
             Next::Chunk(chunk) => Wire::Data { chunk, damaged: false },
             Next::Wait(_) | Next::Idle => return false,
@@ -133,7 +133,7 @@ impl World {
         if !self.at_receiver.contains_key(&link) {
             return false;
         }
-        let frame = match self.receiver.next(link, self.now, &mut self.bucket) {
+        let frame = match self.receiver.next(link, self.now, &mut self.egress) {
             Next::Message(message) => Wire::Message(message),
             Next::Chunk(_) => panic!("the receiver writes nothing"),
             Next::Wait(_) | Next::Idle => return false,
@@ -488,9 +488,9 @@ fn lanes_go_in_order_and_transfers_of_a_lane_too() {
 }
 
 #[test]
-fn the_link_for_control_carries_chunks_only_when_it_is_the_last() {
+fn the_link_for_control_carries_bulk_only_when_it_is_the_last() {
     let mut world = World::new();
-    world.write(request(Lane::Step, 8));
+    world.write(request(Lane::Rescue, 8));
     assert!(!world.post(LinkId(0)));
     world.lose_at_sender(LinkId(1));
     assert!(!world.post(LinkId(0)));
@@ -508,16 +508,52 @@ fn links_over_a_worse_backend_stand_by_until_the_better_ones_are_lost() {
     path.add_link(data, BackendId::Shm, LinkRole::Data);
     assert_eq!(path.data_links().collect::<Vec<_>>(), [data]);
     let id = path.write(request(Lane::Rescue, u64::from(2 * CHUNK_BYTES)), Time::ZERO).expect("below the limit");
-    let mut bucket = TokenBucket::default();
-    let first = path.next(data, Time::ZERO, &mut bucket);
+    let mut egress = Egress::default();
+    let first = path.next(data, Time::ZERO, &mut egress);
     assert!(matches!(first, Next::Chunk(chunk) if chunk.transfer == id && chunk.attempt == 0), "{first:?}");
-    assert_eq!(path.next(standby, Time::ZERO, &mut bucket), Next::Idle, "it is not needed");
+    assert_eq!(path.next(standby, Time::ZERO, &mut egress), Next::Idle, "it is not needed");
     path.link_lost(data, Time::ZERO);
     assert_eq!(path.data_links().collect::<Vec<_>>(), [standby]);
-    let again = path.next(standby, Time::ZERO, &mut bucket);
+    let again = path.next(standby, Time::ZERO, &mut egress);
     assert!(matches!(again, Next::Chunk(chunk) if chunk.source_offset == 0 && chunk.attempt == 1), "{again:?}");
     path.add_link(LinkId(3), BackendId::Shm, LinkRole::Data);
     assert_eq!(path.data_links().collect::<Vec<_>>(), [LinkId(3)], "what comes back is used again");
+}
+
+#[test]
+fn small_chunks_of_urgent_lanes_also_go_beside_the_messages_and_nothing_else_does() {
+    let windows = Windows::default();
+    let mut path = Path::new(PathConfig { chunk_bytes: 1 << 20, windows });
+    let [control, data] = [0, 1].map(LinkId);
+    path.add_link(control, BackendId::Tcp, LinkRole::Control);
+    path.add_link(data, BackendId::Tcp, LinkRole::Data);
+    let mut egress = Egress::default();
+    let mut next = |path: &mut Path| path.next(control, Time::ZERO, &mut egress);
+    let sends = |next: Next, id| matches!(next, Next::Chunk(chunk) if chunk.transfer == id);
+    let write = |path: &mut Path, lane, len| path.write(request(lane, len), Time::ZERO).expect("below the limit");
+    write(&mut path, Lane::Rescue, 1);
+    assert!(!path.has_express());
+    assert_eq!(next(&mut path), Next::Idle, "bulk never goes there");
+    let most = u64::from(EXPRESS_BYTES_MAX);
+    let small = write(&mut path, Lane::Step, most);
+    assert!(path.has_express());
+    assert!(sends(next(&mut path), small));
+    let large = write(&mut path, Lane::Step, most + 1);
+    assert_eq!(next(&mut path), Next::Idle, "what is longer has its own link");
+    path.cancel(large, Time::ZERO);
+    path.send(1, Bytes::from_static(b"a message")).expect("there is room");
+    let first = write(&mut path, Lane::Step, 1);
+    assert!(matches!(next(&mut path), Next::Message(_)), "messages are first");
+    assert!(sends(next(&mut path), first));
+    while path.posted_bytes(Lane::Step) < EXPRESS_WINDOW_BYTES {
+        let filling = write(&mut path, Lane::Step, most);
+        assert!(sends(next(&mut path), filling));
+    }
+    write(&mut path, Lane::Step, 1);
+    assert_eq!(next(&mut path), Next::Idle, "no queue forms in front of the messages");
+    // The messages' link is of a worse backend than the chunks'.
+    path.add_link(LinkId(2), BackendId::Shm, LinkRole::Data);
+    assert_eq!((path.message_link(), path.express_link()), (Some(control), None));
 }
 
 #[test]
@@ -587,7 +623,7 @@ fn a_fence_without_an_answer_becomes_quarantine_and_then_is_released() {
     let mut path = path();
     path.add_link(LinkId(0), BackendId::Sim, LinkRole::Control);
     let id = path.write(request(Lane::Step, 10), Time::ZERO).expect("below the limit");
-    assert!(matches!(path.next(LinkId(0), Time::ZERO, &mut TokenBucket::default()), Next::Chunk(_)));
+    assert!(matches!(path.next(LinkId(0), Time::ZERO, &mut Egress::default()), Next::Chunk(_)));
     path.cancel(id, Time::ZERO);
     assert_eq!(path.poll_event(), Some(PathEvent::Stop(id)));
     path.handle_timeout(Time::ZERO.after(FENCE_TIMEOUT - Duration::from_nanos(1)));
@@ -631,16 +667,36 @@ fn transfers_are_limited_from_both_sides() {
 }
 
 #[test]
+fn a_lane_at_its_limit_lets_lower_lanes_pass() {
+    let mut path = path();
+    let link = LinkId(0);
+    path.add_link(link, BackendId::Sim, LinkRole::Control);
+    let mut egress = Egress::default();
+    egress.set_lane(Lane::Rescue, Some(1_000), Time::ZERO);
+    let len_bytes = 2 * u64::from(CHUNK_BYTES);
+    let [rescue, bulk] =
+        [Lane::Rescue, Lane::Bulk].map(|lane| path.write(request(lane, len_bytes), Time::ZERO).unwrap());
+    let mut next = |now| match path.next(link, now, &mut egress) {
+        Next::Chunk(chunk) => Ok(chunk.transfer),
+        other => Err(other),
+    };
+    assert_eq!([next(Time::ZERO), next(Time::ZERO), next(Time::ZERO)], [Ok(rescue), Ok(bulk), Ok(bulk)]);
+    let Err(Next::Wait(again)) = next(Time::ZERO) else { panic!("the rescue's second chunk has to wait") };
+    assert_eq!(next(again), Ok(rescue));
+}
+
+#[test]
 fn the_rate_limit_holds_chunks_back_and_messages_not() {
     let mut path = path();
     path.add_link(LinkId(0), BackendId::Sim, LinkRole::Control);
-    let mut bucket = TokenBucket::new(Some(u64::from(CHUNK_BYTES)), Time::ZERO);
+    let mut egress = Egress::default();
+    egress.set(Some(u64::from(CHUNK_BYTES)), Time::ZERO);
     path.write(request(Lane::Step, 2 * u64::from(CHUNK_BYTES)), Time::ZERO).expect("below the limit");
-    assert!(matches!(path.next(LinkId(0), Time::ZERO, &mut bucket), Next::Chunk(_)));
-    let Next::Wait(until) = path.next(LinkId(0), Time::ZERO, &mut bucket) else { panic!("nothing holds it back") };
+    assert!(matches!(path.next(LinkId(0), Time::ZERO, &mut egress), Next::Chunk(_)));
+    let Next::Wait(until) = path.next(LinkId(0), Time::ZERO, &mut egress) else { panic!("nothing holds it back") };
     path.send(1, Bytes::from_static(b"at once")).expect("there is room");
-    assert!(matches!(path.next(LinkId(0), Time::ZERO, &mut bucket), Next::Message(_)));
-    assert!(matches!(path.next(LinkId(0), until, &mut bucket), Next::Chunk(_)));
+    assert!(matches!(path.next(LinkId(0), Time::ZERO, &mut egress), Next::Message(_)));
+    assert!(matches!(path.next(LinkId(0), until, &mut egress), Next::Chunk(_)));
 }
 
 /// Every event in every phase, as a picture.

@@ -29,6 +29,8 @@ pub struct Request {
     pub len_bytes: u64,
     /// After which they are worth nothing.
     pub deadline: Option<Deadline>,
+    /// Its place in the order in which transfers were asked for, over all peers: what decides while a limit binds.
+    pub order: u64,
 }
 
 /// A transfer that can't begin.

@@ -25,7 +25,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::net::{accept_with, bind, connect, listen, shutdown, socket_with};
-use rustix::process::geteuid;
+use rustix::process::{geteuid, getpid};
 use xfer_transport_core::BackendId;
 
 use self::link::ShmLink;
@@ -45,6 +45,8 @@ pub struct ShmBackend {
     listener: OwnedFd,
     name: Bytes,
     views: Arc<Views>,
+    /// Whether this end fetches from other processes, where it may.
+    fetches: bool,
 }
 
 impl ShmBackend {
@@ -56,11 +58,18 @@ impl ShmBackend {
         let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         bind(&listener, &SocketAddrUnix::new_abstract_name(&name)?)?;
         listen(&listener, CALLERS_MAX)?;
-        Ok(Self { listener, name, views: Arc::default() })
+        Ok(Self { listener, name, views: Arc::default(), fetches: true })
     }
 
-    fn link(&self, socket: OwnedFd) -> Box<dyn Link> {
-        Box::new(ShmLink::new(socket, Arc::clone(&self.views)))
+    /// The same, as on a system that lets no process read another: what can't be shown comes through the ring.
+    #[must_use]
+    pub fn without_fetch(self) -> Self {
+        Self { fetches: false, ..self }
+    }
+
+    fn link(&self, socket: OwnedFd) -> io::Result<Box<dyn Link>> {
+        let pid = socket_peercred(&socket)?.pid;
+        Ok(Box::new(ShmLink::new(socket, Arc::clone(&self.views), pid, self.fetches)))
     }
 }
 
@@ -79,7 +88,7 @@ impl Backend for ShmBackend {
     }
 
     fn open(&self, address: &[u8], timeout: Duration) -> io::Result<Box<dyn Link>> {
-        Ok(self.link(call(address, timeout)?))
+        self.link(call(address, timeout)?)
     }
 
     fn accept(&self, timeout: Duration) -> io::Result<Option<Box<dyn Link>>> {
@@ -92,7 +101,7 @@ impl Backend for ShmBackend {
             Err(error) => return Err(error.into()),
         }
         match accept_with(&self.listener, SocketFlags::CLOEXEC) {
-            Ok(socket) if is_ours(&socket)? => Ok(Some(self.link(socket))),
+            Ok(socket) if is_ours(&socket)? => Ok(Some(self.link(socket)?)),
             Ok(_) => {
                 tracing::warn!("refused a process of another user that wants to share memory");
                 Ok(None)
@@ -108,6 +117,21 @@ impl Backend for ShmBackend {
 
     fn close(&self) {
         let _ = shutdown(&self.listener, Shutdown::Both);
+    }
+}
+
+/// How memory that can't be passed will go, as far as that can be said without a peer.
+pub(super) fn ordinary_memory() -> String {
+    let number = random_u64();
+    let tried = receive::probe(Some(getpid()), &raw const number as u64, number);
+    // A process may always read itself; what it may do with others is set here, if the kernel has that at all.
+    let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+    match (tried, scope.trim()) {
+        (Err(error), _) => format!("ordinary memory goes through a ring (process_vm_readv: {error})"),
+        (Ok(()), "" | "0") => "ordinary memory is fetched with process_vm_readv".to_owned(),
+        (Ok(()), scope) => format!(
+            "ordinary memory goes through a ring, unless processes may trace others (kernel.yama.ptrace_scope is {scope})"
+        ),
     }
 }
 
@@ -136,9 +160,9 @@ fn call(address: &[u8], timeout: Duration) -> io::Result<OwnedFd> {
     }
 }
 
-/// A link on a socket whose other end is known to be ours.
+/// A link on a socket whose other end is known to be ours; it fetches nothing, since the same packets have to do the same.
 pub(crate) fn link_on(socket: OwnedFd) -> Box<dyn Link> {
-    Box::new(ShmLink::new(socket, Arc::default()))
+    Box::new(ShmLink::new(socket, Arc::default(), getpid(), false))
 }
 
 /// Puts one packet on a socket as a peer would, with a descriptor along.

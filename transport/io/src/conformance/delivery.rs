@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use xfer_transport_core::limits::lane_window_bytes;
 
-use super::{Make, PATIENCE, Pair, Random, eventually, pattern, seed};
-use crate::{BackendId, Lane, Region, TransferError};
+use super::{Make, PATIENCE, Pair, Random, eventually, pattern, seed, start};
+use crate::{BackendId, Endpoint, EndpointConfig, Grant, Lane, Region, TransferError};
 
 /// Sizes around which something could go wrong: nothing, one byte, a page less one, a chunk, several and a bit.
 pub const SIZES_BYTES: [u64; 5] = [0, 1, 4095, 1 << 20, (5 << 20) + 3];
@@ -135,6 +135,60 @@ pub fn the_path_is_reported(make: Make<'_>, expected: BackendId) {
     let done = write.wait(Some(PATIENCE)).expect("applied and verified");
     assert_eq!(done.over, [(expected, 3 << 20)]);
     assert_eq!(done.retried_chunks, 0);
+}
+
+/// While a limit binds, what was asked for first leaves first, whichever peer it is for.
+pub fn a_limit_is_shared_in_the_order_of_the_requests(make: Make<'_>) {
+    const CHUNKS: u64 = 24;
+    const CHUNK_BYTES: u64 = 64 << 10;
+    let change = |config: &mut EndpointConfig| config.chunk_bytes = CHUNK_BYTES as u32;
+    let [(sender, _), (first, _), (second, _)] = [0, 1, 2].map(|rank| start(make, rank, 1, &change));
+    let granted = |to: &Endpoint| {
+        sender.connect(&to.ticket(), PATIENCE).expect("connected");
+        let region = Region::allocate(CHUNKS * CHUNK_BYTES).expect("memory");
+        to.grant(&region, sender.id()).expect("a grant")
+    };
+    let (to_first, to_second) = (granted(&first), Arc::new(granted(&second)));
+    let source = Region::from_vec(pattern(CHUNKS * CHUNK_BYTES, 6));
+    let write =
+        |to: &Endpoint, grant: &Grant| sender.write(to.id(), source.all(), grant.remote().all(), Lane::Rescue, None);
+    // Nothing leaves before both are asked for, and then one chunk every 16 ms.
+    sender.set_egress_limit(Some(1));
+    let (early, late) = (write(&first, &to_first), write(&second, &to_second));
+    let (received, watched) = (Arc::new(AtomicU64::new(u64::MAX)), Arc::clone(&to_second));
+    let then = Arc::clone(&received);
+    early.on_done(Box::new(move |_| then.store(watched.received(), Ordering::SeqCst)));
+    sender.set_egress_limit(Some(4_000_000));
+    early.wait(Some(PATIENCE)).expect("applied and verified");
+    eventually("the callback ran", || received.load(Ordering::SeqCst) != u64::MAX);
+    // By chance it would be all of it. A thread that comes late for its turn loses it.
+    let received = received.load(Ordering::SeqCst);
+    assert!(received <= CHUNKS / 2 * CHUNK_BYTES, "{received} bytes of what was asked for later went before");
+    late.wait(Some(PATIENCE)).expect("its turn came");
+}
+
+/// A lane's own limit is kept, and no other lane's.
+pub fn a_lane_limit_holds_its_lane_only(make: Make<'_>) {
+    const BYTES_PER_S: u64 = 10_000_000;
+    let pair = Pair::with(make, |config| {
+        config.chunk_bytes = 64 << 10;
+        config.lane_bytes_per_s[Lane::Rescue as usize] = Some(BYTES_PER_S);
+    });
+    assert_eq!(pair.sender.lane_limit(Lane::Rescue), Some(BYTES_PER_S));
+    let source = Region::from_vec(pattern(2_000_000, 7));
+    let (_destination, grant) = pair.granted(2_000_000);
+    let write = |lane| pair.sender.write(pair.receiver.id(), source.all(), grant.remote().all(), lane, None);
+    let rescue = write(Lane::Rescue).wait(Some(PATIENCE)).expect("applied and verified");
+    // What may leave at once, and the last chunk, which may overdraw.
+    let least = (2_000_000 - BYTES_PER_S / 50 - (64 << 10)) as f64 / BYTES_PER_S as f64;
+    assert!(rescue.took.as_secs_f64() >= least, "{:?}, not {least} s", rescue.took);
+    pair.sender.set_lane_limit(Lane::Rescue, Some(1));
+    // The first chunk may overdraw; the second would have to wait for hours.
+    let held = write(Lane::Rescue);
+    write(Lane::Bulk).wait(Some(PATIENCE)).expect("another lane is not held up");
+    assert_eq!(held.try_result(), None);
+    pair.sender.set_lane_limit(Lane::Rescue, None);
+    held.wait(Some(PATIENCE)).expect("the limit is lifted");
 }
 
 /// A limit on what leaves is kept, and lifted when it is lifted.

@@ -1,7 +1,7 @@
 //! A backend around another whose links can be cut and paused.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use xfer_transport_core::BackendId;
 
-use crate::backend::{Backend, Capabilities, Interest, Link, LinkError, Op};
+use crate::backend::{Backend, Capabilities, Interest, Link, LinkError, Manner, Op};
 use crate::intake::Intake;
 
 use super::{PATIENCE, eventually};
@@ -165,6 +165,14 @@ impl Link for FlakyLink {
     fn poll_timeout(&self) -> Option<Instant> {
         let soon = Instant::now() + NOTICED_AFTER;
         Some(self.link.poll_timeout().map_or(soon, |due| due.min(soon)))
+    }
+
+    fn process(&self) -> Option<Arc<OwnedFd>> {
+        self.link.process()
+    }
+
+    fn manner(&self) -> Option<Manner> {
+        self.link.manner()
     }
 
     fn finish(&mut self) {

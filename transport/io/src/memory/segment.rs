@@ -14,6 +14,8 @@ use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_sea
 use rustix::fs::{ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap};
 
+use xfer_transport_core::integrity;
+
 use super::{Mapping, Slice};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -94,7 +96,7 @@ impl Drop for Segment {
     }
 }
 
-/// Memory of a peer on this machine. Its bytes may change at any time, so they are only ever copied.
+/// Memory of a peer on this machine. Its bytes may change at any time, so no reference to them is ever handed out.
 #[derive(Debug)]
 pub(crate) struct View(Mapping);
 
@@ -114,6 +116,29 @@ impl View {
 
     pub(crate) fn len_bytes(&self) -> u64 {
         self.0.len as u64
+    }
+
+    /// Where it lies. The bytes may be read as long as the view lives.
+    pub(crate) fn as_ptr(&self) -> *const u8 {
+        self.0.start.as_ptr()
+    }
+
+    /// A copy of `len` bytes from `at`; what would leave the view is left out.
+    pub(crate) fn copy_to_vec(&self, at: usize, len: usize) -> Vec<u8> {
+        let (at, len) = clip(self.0.len, at, len);
+        let mut bytes = vec![0; len];
+        // SAFETY: the range was clipped to what is mapped, and a vector that was just made overlaps nothing.
+        unsafe { bytes.as_mut_ptr().copy_from_nonoverlapping(self.as_ptr().add(at), len) };
+        bytes
+    }
+
+    /// CRC-32C of `len` bytes from `at`; what would leave the view is left out.
+    pub(crate) fn crc32c(&self, at: usize, len: usize) -> u32 {
+        let (at, len) = clip(self.0.len, at, len);
+        // SAFETY: the range was clipped to what is mapped. If its owner writes meanwhile, the sum is of bytes that never
+        // were together, and doesn't match.
+        let bytes = unsafe { std::slice::from_raw_parts(self.as_ptr().add(at), len) };
+        integrity::crc32c(bytes)
     }
 
     /// Copies `len` bytes from `at` to `into_at` of `into`; what would leave either is left out.

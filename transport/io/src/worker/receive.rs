@@ -10,8 +10,9 @@ use xfer_transport_core::stream::{Arrival, StreamId};
 use xfer_transport_core::{DecodeError, Time};
 
 use super::Inside;
-use crate::error::DownReason;
+use crate::error::{DownReason, LoanError};
 use crate::hub::Channel;
+use crate::loans::Loans;
 use crate::peer::Peer;
 
 impl Inside {
@@ -67,6 +68,11 @@ fn take_message(peer: &Arc<Peer>, header: &FrameHeader, payload: Bytes, now: Tim
             match LinkMessage::decode(&payload).map_err(|error| violation("link message", &error))? {
                 LinkMessage::Fence(transfer) => peer.fence(transfer),
                 LinkMessage::Ended(transfers) => transfers.into_iter().for_each(|id| peer.stop_writing(id)),
+                LinkMessage::Lend(loan) => Loans::offered(peer, loan),
+                LinkMessage::Returned(loan) => peer.loans.ended(loan, Ok(()), &peer.shared.counters),
+                LinkMessage::LoanRefused { loan, refusal } => {
+                    peer.loans.ended(loan, Err(LoanError::Refused { by: peer.id(), refusal }), &peer.shared.counters);
+                }
                 message => peer.path().handle(&message, now),
             }
         }

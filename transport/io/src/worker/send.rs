@@ -5,12 +5,14 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use xfer_transport_core::frame::{FrameHeader, FrameKind};
 use xfer_transport_core::link::State;
+use xfer_transport_core::message::LinkMessage;
 use xfer_transport_core::path::{Chunk, Next};
 use xfer_transport_core::stream::StreamId;
 use xfer_transport_core::{Lane, Time};
 
 use super::{Inside, Worker};
 use crate::backend::Op;
+use crate::memory::Slice;
 use crate::peer::Peer;
 
 impl Worker {
@@ -55,11 +57,13 @@ impl Worker {
                 if std::mem::take(&mut inside.beat) || report {
                     return Some(message(FrameKind::Beat, 0, 0, path.report().encode()));
                 }
-                path.next(self.id, now, &mut self.shared.bucket())
+                path.next(self.id, now, &mut self.shared.egress())
             };
             match next {
                 Next::Message(numbered) if numbered.stream == StreamId::LINK => {
-                    return Some(message(FrameKind::Link, 0, numbered.number, numbered.payload));
+                    let shows = LinkMessage::lends(&numbered.payload).and_then(|loan| peer.loans.memory(loan));
+                    let op = message(FrameKind::Link, 0, numbered.number, numbered.payload);
+                    return Some(showing(op, shows));
                 }
                 Next::Message(numbered) => {
                     let channel = u64::from(numbered.stream.0 - 1);
@@ -101,5 +105,12 @@ impl Worker {
 pub(super) fn message(kind: FrameKind, region: u64, number: u64, payload: Bytes) -> Op {
     let header =
         FrameHeader { region, transfer: number, lane: Lane::Control, ..FrameHeader::for_payload(kind, &payload) };
-    Op::Message { header, payload }
+    Op::Message { header, payload, shows: None }
+}
+
+fn showing(op: Op, memory: Option<Slice>) -> Op {
+    match op {
+        Op::Message { header, payload, .. } => Op::Message { header, payload, shows: memory },
+        chunk => chunk,
+    }
 }

@@ -7,6 +7,8 @@ suite! {
     delivery::a_step_overtakes_a_rescue;
     delivery::what_is_posted_is_bounded;
     delivery::the_egress_limit_holds;
+    delivery::a_limit_is_shared_in_the_order_of_the_requests;
+    delivery::a_lane_limit_holds_its_lane_only;
     fence::a_cancel_is_a_fence(trials(500));
     fence::a_cancel_may_come_at_any_time;
     fence::a_deadline_is_a_fence(trials(100));

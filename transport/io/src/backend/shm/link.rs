@@ -4,11 +4,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::net::{Shutdown, shutdown};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use xfer_transport_core::BackendId;
 
 use super::receive::Receiver;
 use super::send::Sender;
-use crate::backend::{Interest, Link, LinkError, Op};
+use crate::backend::{Interest, Link, LinkError, Manner, Op};
 use crate::intake::Intake;
 use crate::memory::Views;
 
@@ -17,11 +18,16 @@ pub(super) struct ShmLink {
     socket: Arc<OwnedFd>,
     receiver: Receiver,
     sender: Sender,
+    process: Option<Arc<OwnedFd>>,
 }
 
 impl ShmLink {
-    pub(super) fn new(socket: OwnedFd, views: Arc<Views>) -> Self {
-        Self { socket: Arc::new(socket), receiver: Receiver::new(views), sender: Sender::new() }
+    /// A connection to the process `pid`, from which bytes may be fetched or not.
+    pub(super) fn new(socket: OwnedFd, views: Arc<Views>, pid: Pid, fetches: bool) -> Self {
+        let receiver = Receiver::new(views, fetches.then_some(pid));
+        // Where it can't be had, nothing is said of the process's end.
+        let process = pidfd_open(pid, PidfdFlags::empty()).ok().map(Arc::new);
+        Self { socket: Arc::new(socket), receiver, sender: Sender::new(), process }
     }
 }
 
@@ -53,6 +59,14 @@ impl Link for ShmLink {
 
     fn interest(&self) -> Interest {
         Interest { readable: true, writable: self.sender.waits_for_socket(), at_once: self.receiver.has_more() }
+    }
+
+    fn process(&self) -> Option<Arc<OwnedFd>> {
+        self.process.clone()
+    }
+
+    fn manner(&self) -> Option<Manner> {
+        Some(self.sender.manner())
     }
 
     fn finish(&mut self) {

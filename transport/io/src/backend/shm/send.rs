@@ -1,7 +1,6 @@
 //! Says where frames lie, and fills the ring with what can't be shown.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Weak};
@@ -12,7 +11,8 @@ use xfer_transport_core::limits::PACKET_INLINE_BYTES_MAX;
 use xfer_transport_core::packet::Packet;
 
 use super::socket;
-use crate::backend::{LinkError, Op};
+use crate::backend::{LinkError, Manner, Op};
+use crate::grants::random_u64;
 use crate::limits::{RING_BYTES, SEGMENTS_MAX};
 use crate::memory::{Segment, dropped_segments};
 use crate::transfer::Source;
@@ -29,19 +29,39 @@ pub(super) struct Sender {
     /// A packet that the socket had no room for.
     waiting: Option<Outgoing>,
     ring: Option<Ring>,
+    /// What the peer has to see before it reads the frame.
+    to_show: Option<Arc<Segment>>,
     /// What the peer has mapped.
     shown: HashMap<u64, Weak<Segment>>,
     dropped: u64,
     /// Bytes of the peer's ring that were read and that it doesn't know of.
     owed_bytes: u64,
+    /// What the peer is to be told of its own memory.
+    answer: Option<u32>,
+    reach: Reach,
     /// Why nothing more can be sent; said at the next advance.
     failed: Option<LinkError>,
+}
+
+/// Whether the peer fetches from this process what can't be shown.
+#[derive(Default)]
+enum Reach {
+    #[default]
+    Untried,
+    /// The number that it looks for, which stays where it is.
+    Asked {
+        _number: Box<u64>,
+    },
+    Yes,
+    /// What its system says.
+    No(u32),
 }
 
 /// The frame that is being sent.
 enum Sending {
     Message { header: FrameHeader, payload: Bytes, at: Option<usize> },
     Lent { header: FrameHeader, source: Source },
+    Plain { header: FrameHeader, source: Source },
     Staged { header: FrameHeader, source: Source, at: Option<u64> },
 }
 
@@ -78,12 +98,18 @@ impl Sender {
             return Err(op);
         }
         self.frame = Some(match op {
-            Op::Message { header, payload } => Sending::Message { header, payload, at: None },
+            Op::Message { header, payload, shows } => {
+                let seen = |segment: &Segment| self.shown.contains_key(&segment.id());
+                self.to_show = shows.and_then(|slice| slice.shared().map(|(segment, _)| Arc::clone(segment)));
+                self.to_show = self.to_show.take().filter(|segment| !seen(segment) && self.shown.len() < SEGMENTS_MAX);
+                Sending::Message { header, payload, at: None }
+            }
             Op::Chunk { header, source } => match source.read().map(|reading| self.way_of(reading.slice())) {
                 // Nobody wants it any more, and nothing of it has left.
                 None => return Ok(()),
                 Some(Way::Inline(payload)) => Sending::Message { header, payload, at: None },
                 Some(Way::Lent) => Sending::Lent { header, source },
+                Some(Way::Plain) => Sending::Plain { header, source },
                 Some(Way::Staged) => Sending::Staged { header, source, at: None },
             },
         });
@@ -98,7 +124,38 @@ impl Sender {
         match slice.shared() {
             _ if slice.len_bytes() <= PACKET_INLINE_BYTES_MAX as u64 => Way::Inline(slice.copy_to_vec().into()),
             Some((segment, _)) if shown(segment) => Way::Lent,
+            _ if matches!(self.reach, Reach::Yes) => Way::Plain,
             _ => Way::Staged,
+        }
+    }
+
+    /// The peer has tried whether it can fetch from this process.
+    pub(super) fn probed(&mut self, errno: u32) -> Result<(), LinkError> {
+        self.reach = match (&self.reach, errno) {
+            (Reach::Untried, _) => return Err(LinkError::Violation("an answer without a question".into())),
+            (Reach::No(_), 0) => return Ok(()),
+            (_, 0) => Reach::Yes,
+            (_, errno) => Reach::No(errno),
+        };
+        Ok(())
+    }
+
+    /// Tells the peer whether this end can fetch from its process.
+    pub(super) fn tell(&mut self, socket: &OwnedFd, errno: u32) -> Result<(), LinkError> {
+        self.answer = Some(errno);
+        self.advance(socket)
+    }
+
+    /// How ordinary memory gets across.
+    pub(super) fn manner(&self) -> Manner {
+        let ring = |why: String| Manner { copies: 2, sentence: format!("through a ring ({why})") };
+        match self.reach {
+            Reach::Untried | Reach::Asked { .. } => ring("process_vm_readv was not needed yet".into()),
+            Reach::Yes => Manner { copies: 1, sentence: "fetched with process_vm_readv".into() },
+            Reach::No(errno) => {
+                let error = io::Error::from_raw_os_error(errno as i32);
+                ring(format!("the peer can't use process_vm_readv on this process: {error}"))
+            }
         }
     }
 
@@ -141,13 +198,23 @@ impl Sender {
             let len_bytes = std::mem::take(&mut self.owed_bytes);
             return Ok(Some(Outgoing::new(&Packet::Freed { len_bytes })));
         }
+        if let Some(errno) = self.answer.take() {
+            return Ok(Some(Outgoing::new(&Packet::Probed { errno })));
+        }
         if let Some(id) = self.next_forgotten() {
             return Ok(Some(Outgoing::new(&Packet::Forget { id })));
+        }
+        if let Some(segment) = self.to_show.take() {
+            return Ok(Some(self.show(&segment)));
         }
         match self.frame.take() {
             None => Ok(None),
             Some(Sending::Message { header, payload, at }) => Ok(Some(self.message(header, payload, at))),
             Some(Sending::Lent { header, source }) => Ok(self.lend(header, source)),
+            // Closed: it was not sent, and needs not be.
+            Some(Sending::Plain { header, source }) => Ok(source
+                .read()
+                .map(|reading| Outgoing::new(&Packet::Plain { header, at: reading.slice().as_ptr() as u64 }))),
             Some(Sending::Staged { header, source, at }) => self.stage(header, source, at),
         }
     }
@@ -181,17 +248,22 @@ impl Sender {
         outgoing
     }
 
+    fn show(&mut self, segment: &Arc<Segment>) -> Outgoing {
+        self.shown.insert(segment.id(), Arc::downgrade(segment));
+        let packet = Packet::Segment { id: segment.id(), len_bytes: segment.len_bytes() };
+        Outgoing { file: Some(Arc::clone(segment)), ..Outgoing::new(&packet) }
+    }
+
     fn lend(&mut self, header: FrameHeader, source: Source) -> Option<Outgoing> {
         let outgoing = {
             // Closed: it was not sent, and needs not be. Its transfer is over, and so is this frame.
             let reading = source.read()?;
             let (segment, at) = reading.slice().shared()?;
-            match self.shown.entry(segment.id()) {
-                Entry::Occupied(_) => return Some(Outgoing::new(&Packet::Lent { header, segment: segment.id(), at })),
-                Entry::Vacant(new) => _ = new.insert(Arc::downgrade(segment)),
+            if self.shown.contains_key(&segment.id()) {
+                return Some(Outgoing::new(&Packet::Lent { header, segment: segment.id(), at }));
             }
-            let packet = Packet::Segment { id: segment.id(), len_bytes: segment.len_bytes() };
-            Outgoing { file: Some(Arc::clone(segment)), ..Outgoing::new(&packet) }
+            let segment = Arc::clone(segment);
+            self.show(&segment)
         };
         self.frame = Some(Sending::Lent { header, source });
         Some(outgoing)
@@ -203,6 +275,13 @@ impl Sender {
             self.frame = Some(Sending::Staged { header, source, at: Some(0) });
             return Ok(Some(Outgoing::new(&Packet::Frame { header, inline: &[] })));
         };
+        if matches!(self.reach, Reach::Untried) {
+            let number = Box::new(random_u64());
+            let packet = Packet::Probe { at: &raw const *number as u64, number: *number };
+            self.reach = Reach::Asked { _number: number };
+            self.frame = Some(Sending::Staged { header, source, at });
+            return Ok(Some(Outgoing::new(&packet)));
+        }
         let ring = match &mut self.ring {
             Some(ring) => ring,
             none => none.insert(Ring::new()?),
@@ -234,6 +313,7 @@ impl Sender {
 enum Way {
     Inline(Bytes),
     Lent,
+    Plain,
     Staged,
 }
 

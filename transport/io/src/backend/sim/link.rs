@@ -143,7 +143,7 @@ impl Link for SimLink {
             return Err(op);
         }
         match op {
-            Op::Message { header, payload } => self.send(header, payload.to_vec()),
+            Op::Message { header, payload, .. } => self.send(header, payload.to_vec()),
             Op::Chunk { header, source } => {
                 let payload = match source.read() {
                     Some(reading) => reading.slice().copy_to_vec(),

@@ -50,7 +50,7 @@ impl Sender {
         }
         let (header, payload) = match op {
             Op::Chunk { header, source } => (header, Payload::Chunk(source)),
-            Op::Message { header, payload } => (header, Payload::Message(payload)),
+            Op::Message { header, payload, .. } => (header, Payload::Message(payload)),
         };
         let len = FRAME_HEADER_BYTES + header.len_bytes as usize;
         self.frame = Some(Sending { header: header.encode(), payload, sent: 0, len });
