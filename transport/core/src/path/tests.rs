@@ -641,7 +641,7 @@ fn a_peer_that_goes_proves_no_fence_that_it_had_not_answered() {
     let mut path = path();
     path.add_link(LinkId(0), BackendId::Sim, LinkRole::Control);
     let id = path.write(request(Lane::Step, 10), Time::ZERO).expect("below the limit");
-    assert!(matches!(path.next(LinkId(0), Time::ZERO, &mut TokenBucket::default()), Next::Chunk(_)));
+    assert!(matches!(path.next(LinkId(0), Time::ZERO, &mut Egress::default()), Next::Chunk(_)));
     path.cancel(id, Time::ZERO);
     path.handle_timeout(Time::ZERO.after(FENCE_TIMEOUT));
     let unproven = End::Failed { cause: Cause::Cancelled, fenced: false };
