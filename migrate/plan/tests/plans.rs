@@ -343,7 +343,8 @@ proptest! {
         prop_assert!(comparison.clairvoyant_s <= planned.bound_s + 1e-6, "{} {}", comparison.clairvoyant_s, planned.bound_s);
         for expected in &planned.modes {
             prop_assert!(expected.bound_s <= expected.loss_s + 1e-9, "{expected:?}");
-            prop_assert!(planned.expected().loss_s <= expected.loss_s);
+            // Modes are compared by whole nanoseconds, so that sums of the same parts in another order are equal.
+            prop_assert!(planned.expected().loss_s <= expected.loss_s + 1e-9);
             prop_assert!((-1e-9..=1.0 + 1e-9).contains(&(expected.p_rollback + expected.p_step_lost)));
         }
     }
