@@ -345,9 +345,14 @@ impl SourceSession {
     }
 
     fn on_again(&mut self, now: Time, item: ItemId, again: Again, reason: &str) {
-        if again == Again::Lost {
-            let name = self.manifest.get(item).map_or_else(|| item.to_string(), |item| item.name.to_string());
-            self.give_up(now, format!("item `{name}` can't be sent: {reason}"));
+        match again {
+            // A plan that was made while it was under way has no place for it, and so it would never leave again.
+            Again::Queued if self.state.is_sending() => self.replan(now),
+            Again::Queued | Again::GivenUp => {}
+            Again::Lost => {
+                let name = self.manifest.get(item).map_or_else(|| item.to_string(), |item| item.name.to_string());
+                self.give_up(now, format!("item `{name}` can't be sent: {reason}"));
+            }
         }
     }
 
