@@ -13,6 +13,7 @@
 
 mod bell;
 mod driver;
+mod generations;
 mod migrations;
 mod outcome;
 mod pause;
