@@ -81,7 +81,7 @@ pub const FAULTS: [Fault; 36] = [
     row("F25", "registration of device or pinned memory fails",
         [None, r(Later), None, r(Later), s(Later), None, None, None, s(Later)]),
     row("F26", "the source changes while it is sent",
-        [None, None, None, r(Later), r(Later), r(Later), None, None, None]),
+        [None, None, None, r(Commits), r(Commits), r(Commits), None, None, None]),
     row("F27", "verbs: error completion",
         [s(Later), s(Later), None, s(Later), s(Later), s(Later), None, None, None]),
     row("F28", "verbs: a completion is lost",
