@@ -86,7 +86,7 @@ sim-campaign: ## many more seeds: SEEDS=1000000, from FROM=0 on
 fuzz: ## fuzzes every decoder of outside bytes for a minute each: SECONDS_PER_FUZZ_TARGET=600 or RUNS_PER_FUZZ_TARGET=10000000
 	@.ci/fuzz $(FUZZ_BOUND) $(FUZZ_TARGETS)
 
-explore: ## searches all states of small hand-overs, as far as 4 million each
+explore: ## searches all states of small hand-overs, and says which were searched to the end
 	@cargo run --locked --release --quiet --package xfer-explore
 
 mutants: ## changes the two cores in one place at a time, and says which changes no test finds: hours

@@ -8,11 +8,13 @@ use xfer_transport_core::{Deadline, Place, RemoteRegion};
 
 use crate::check::{self, Broken};
 use crate::fingerprint::Printed;
-use crate::happening::{End, Happening, Owner, WriteEnd, place_of};
+use crate::forget::forget;
+use crate::happening::{End, Happening, Owner, WriteEnd, is_stop, place_of};
 use crate::memo::{Effect, Memo, Stimulus, drain};
 use crate::setting::{Mistake, Setting};
 use crate::world::{
-    Ask, Content, Job, Pair, RECORD, SOURCES, TARGETS, Work, World, begin, content_of, peer, region_of, strangers,
+    Ask, Content, Job, Pair, RECORD, SOURCES, STRANGER, TARGETS, Work, World, begin, content_of, peer, region_of,
+    strangers,
 };
 
 /// Far more than any target of these jobs is offered.
@@ -30,6 +32,7 @@ impl Steps<'_> {
     /// The first state: what the sources offered is under way.
     pub fn begin(&mut self) -> Result<World, Broken> {
         let mut world = World::new(self.setting);
+        world.store = self.memo.store((*world.store).clone());
         for source in 0..world.sources.len() {
             self.start(&mut world, source)?;
         }
@@ -92,7 +95,10 @@ impl Steps<'_> {
                     self.tell_target(world, s, t, &gone(TARGETS[1 - t]))?;
                 }
             }
-            Happening::Time(at) => world.now = at,
+            Happening::Time(at) => {
+                world.may.stops -= u8::from(is_stop(world, at));
+                world.now = at;
+            }
             Happening::Fires(Owner::Source(s)) => self.tell_source(world, s, &Stimulus::Timer)?,
             Happening::Fires(Owner::Target(s, t)) => self.tell_target(world, s, t, &Stimulus::Timer)?,
             Happening::Cuts(s) => {
@@ -125,17 +131,27 @@ impl Steps<'_> {
                 world.may.losses -= 1;
                 world.targets[t].apart = true;
             }
-            Happening::Overtaken => {
+            Happening::Overtaken(kind) => {
                 world.may.overtakes -= 1;
-                let record = Printed::new(strangers(world.store.current()));
+                let record = Printed::new(strangers(world.store.current(), kind));
                 let mut store = (*world.store).clone();
+                store.keep()?;
                 let read = store.version();
-                store.propose(&record, read, Token { client: 9, sequence: 1 }, false, None)?;
-                world.store = Printed::new(store);
+                let token = Token { client: u64::from(STRANGER), sequence: record.generation };
+                store.propose(&record, read, token, false, None)?;
+                world.store = self.memo.store(store);
+            }
+            Happening::SilentElsewhere(t) => {
+                world.may.losses -= 1;
+                let lost = Stimulus::Other(Input::StoreLost { reason: "no answer".to_owned() });
+                self.tell_process(world, Owner::Target(0, t), &lost)?;
             }
             Happening::Retries(s) => self.retries(world, s)?,
         }
         self.settle(world)?;
+        if self.setting.reduced {
+            forget(world);
+        }
         check::always(world)
     }
 
@@ -218,8 +234,8 @@ impl Steps<'_> {
         let now = world.now;
         let source = world.source_mut(s);
         let mut session = (*source.session).clone();
-        let effects = drain(&mut session, now);
-        source.session = Printed::new(session);
+        let effects = drain(&mut session, now, self.setting.reduced);
+        source.session = self.memo.printed(session);
         effects.iter().try_for_each(|effect| self.source_wants(world, s, effect))
     }
 
@@ -263,7 +279,7 @@ impl Steps<'_> {
         let base = known.ok_or_else(|| Broken::new("a target knows a generation that never was"))?;
         let (me, migration) = (peer(TARGETS[t]), message.migration);
         let config = TargetConfig { me, migration, base: (**base).clone(), memory_bytes: MEMORY_BYTES };
-        world.pair_mut(s, t).session = Some(Printed::new(TargetSession::new(config)));
+        world.pair_mut(s, t).session = Some(self.memo.printed(TargetSession::new(config)));
         if world.targets[t].leaving {
             let notice = Stimulus::Other(Input::Notice { deadline: Deadline(world.now) });
             self.tell_target(world, s, t, &notice)?;
@@ -358,9 +374,12 @@ impl Steps<'_> {
                     return Ok(Stored::Generation(store.current().clone()));
                 }
                 let read = Some(store.version());
+                // Kept before it is replaced. To the swap it makes no difference when: it is the same whoever does it.
+                store.keep()?;
                 if let Some(job) = jobs(world, owner).front_mut() {
                     job.ask = Ask::Propose { record, read };
                 }
+                world.store = self.memo.store(store);
                 return Ok(Stored::ToSwap);
             }
             Ask::Propose { record, read: Some(read) } => {
@@ -371,20 +390,23 @@ impl Steps<'_> {
                 Stored::Generation(proposed.record)
             }
         };
-        world.store = Printed::new(store);
+        world.store = self.memo.store(store);
         Ok(stored)
     }
 
-    /// A process hears of a generation, and tells all its sessions.
+    /// A process hears of a generation, reads those that it has missed, and tells all its sessions of each.
     fn hears(&mut self, world: &mut World, owner: Owner, record: &Printed<GenerationRecord>) -> Done {
-        match owner {
-            Owner::Source(s) => {
-                let source = world.source_mut(s);
-                source.known = source.known.max(record.generation);
-            }
-            Owner::Target(_, t) => world.targets[t].known = world.targets[t].known.max(record.generation),
-        }
-        self.tell_process(world, owner, &Stimulus::Generation(record.clone()))
+        let known = match owner {
+            Owner::Source(s) => &mut world.source_mut(s).known,
+            Owner::Target(_, t) => &mut world.targets[t].known,
+        };
+        let since = std::mem::replace(known, record.generation.max(*known));
+        let records = match self.setting.mistake {
+            _ if since >= record.generation => vec![record.clone()],
+            Some(Mistake::ForgottenGenerations) => vec![record.clone()],
+            _ => world.store.since(since)?,
+        };
+        records.into_iter().try_for_each(|record| self.tell_process(world, owner, &Stimulus::Generation(record)))
     }
 
     fn tell_process(&mut self, world: &mut World, owner: Owner, stimulus: &Stimulus) -> Done {

@@ -8,6 +8,7 @@
 //! - At most one process acts as owner of a shard in one generation, and no source acts beside those who got its bytes.
 //! - Every shard has exactly one owner in every generation, and none whose death was known to those who decided.
 //! - An honest peer's message is never refused, and nobody acts for the other side.
+//! - Who took part in a hand-over obeys its own generation, not one that followed it.
 //! - At rest, who took part has ended as the store says; without a generation, it says that it failed.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +16,7 @@ use std::fmt;
 
 use xfer_migrate_core::seal::{Leaf, root, seal_key};
 use xfer_migrate_core::session::{SourceState, TargetState};
-use xfer_migrate_core::{Body, GenerationKind, GenerationRecord, ItemId, Message, RecomputeCost, Seal};
+use xfer_migrate_core::{Body, GenerationKind, GenerationRecord, ItemId, Message, MigrationId, RecomputeCost, Seal};
 
 use crate::world::{BASE, Content, SOURCES, TARGETS, World, content_of};
 
@@ -168,6 +169,24 @@ pub(crate) fn always(world: &World) -> Result<(), Broken> {
     Ok(())
 }
 
+/// Who took part has ended by the generation that ended his migration, also when others have followed it since.
+fn as_decided(world: &World) -> Result<(), Broken> {
+    let ends = |migration: MigrationId| world.store.history().iter().find(|record| record.ends(migration));
+    for (s, source) in world.sources.iter().enumerate().filter(|(_, source)| source.alive) {
+        let end = ends(source.session.migration()).zip(source.end.as_ref());
+        let same = end.is_none_or(|(decided, end)| decided.generation == end.generation);
+        demand(same, || format!("source {} obeys another generation than its own", SOURCES[s]))?;
+    }
+    for (s, t) in world.places() {
+        let pair = world.pair(s, t);
+        let Some(session) = &pair.session else { continue };
+        let end = ends(session.migration()).zip(pair.end.as_ref());
+        let same = end.is_none_or(|(decided, end)| decided.generation == end.generation);
+        demand(same, || format!("target {} obeys another generation than its migration's", TARGETS[t]))?;
+    }
+    Ok(())
+}
+
 /// What holds when nothing is bound to happen any more; how it ended, in words.
 pub(crate) fn at_rest(world: &World) -> Result<String, Broken> {
     let latest = world.store.current();
@@ -193,6 +212,7 @@ pub(crate) fn at_rest(world: &World) -> Result<String, Broken> {
         demand(!open, || format!("target {} ended with memory that can be written", TARGETS[t]))?;
         failed += usize::from(state == TargetState::Failed);
     }
+    as_decided(world)?;
     let decided =
         world.store.history()[1..].iter().map(|record| record.kind.name()).collect::<Vec<_>>().join(", then ");
     if !decided.is_empty() {

@@ -14,14 +14,19 @@ const FACTOR: u128 = 0x2437_f6a8_885a_308d_3131_98a2_e037_0735;
 
 /// The fingerprint of what `value` feeds into a hasher. The same in every run of one build.
 pub fn print_of(value: &(impl Hash + ?Sized)) -> Print {
+    print_by(|printer| value.hash(printer))
+}
+
+/// The fingerprint of what `feed` feeds into a hasher.
+pub fn print_by(feed: impl FnOnce(&mut Printer)) -> Print {
     let mut printer = Printer(FACTOR);
-    value.hash(&mut printer);
+    feed(&mut printer);
     printer.stir(0);
     printer.0
 }
 
 /// Each step is a bijection of what came before, so nothing that went in is ever forgotten as a whole.
-struct Printer(u128);
+pub struct Printer(u128);
 
 impl Printer {
     fn stir(&mut self, word: u64) {
@@ -76,6 +81,13 @@ impl<T: Hash> Printed<T> {
     /// Takes the fingerprint of `value`.
     pub fn new(value: T) -> Self {
         Self { print: print_of(&value), value: Arc::new(value) }
+    }
+}
+
+impl<T> Printed<T> {
+    /// A value with a fingerprint of less than all of it.
+    pub fn with(value: T, print: Print) -> Self {
+        Self { print, value: Arc::new(value) }
     }
 
     /// The fingerprint.

@@ -2,14 +2,15 @@
 
 use std::fmt;
 
-use xfer_migrate_core::ItemId;
+use xfer_migrate_core::limits::{GENERATION_GRACE, SEAL_GRACE, SOURCE_GONE_GRACE};
 use xfer_migrate_core::seal::seal_key;
 use xfer_migrate_core::session::{SourceState, TargetState};
 use xfer_migrate_core::store::records::GENERATION_KEY;
+use xfer_migrate_core::{GenerationKind, ItemId};
 use xfer_transport_core::Time;
 
-use crate::setting::{Mistake, Setting};
-use crate::world::{Ask, Pair, SOURCES, TARGETS, World};
+use crate::setting::{Mistake, Setting, TIME_LEFT};
+use crate::world::{Ask, Pair, SOURCES, STRANGER, TARGETS, World};
 
 /// Who owns a session: a source, or a target for one source. Places, not ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -75,7 +76,10 @@ pub enum Happening {
     Loses(usize, usize, End),
     /// What one target is told of the other is lost: it takes it for dead.
     LosesOther(usize),
-    Overtaken,
+    /// Another migration makes a generation on the same base.
+    Overtaken(GenerationKind),
+    /// A target's process hears that the store is silent, as it was about another migration.
+    SilentElsewhere(usize),
     /// A source begins another attempt.
     Retries(usize),
 }
@@ -85,13 +89,15 @@ pub fn next(world: &World, setting: &Setting) -> Vec<Happening> {
     let mut next = Vec::new();
     bound_to_happen(world, setting, &mut next);
     if !(next.is_empty() && all_over(world)) {
-        may_happen(world, &mut next);
+        may_happen(world, setting, &mut next);
     }
     for (source, node) in world.sources.iter().enumerate() {
-        let is_owner = |rank| world.store.current().owners.iter().any(|(_, owner)| *owner == rank);
         let parted = (0..2).all(|target| world.pair(source, target).state().is_none_or(|state| state.is_over()));
         let over = node.alive && node.session.state().is_over() && parted && node.jobs.is_empty();
-        if over && world.may.retries > 0 && is_owner(SOURCES[source]) && node.known == world.store.current().generation
+        if over
+            && world.may.retries > 0
+            && owns(world, SOURCES[source])
+            && node.known == world.store.current().generation
         {
             next.push(Happening::Retries(source));
         }
@@ -178,7 +184,8 @@ pub fn bound_to_happen(world: &World, setting: &Setting, next: &mut Vec<Happenin
     for (target, node) in world.targets.iter().enumerate() {
         let cares = (0..world.sources.len())
             .any(|source| world.pair(source, target).state().is_some_and(|state| !state.is_over()));
-        if node.alive && cares && !node.told && (node.apart || !world.targets[1 - target].alive) {
+        // What is told for another migration's sake is told to all.
+        if node.alive && (cares || setting.beside) && !node.told && (node.apart || !world.targets[1 - target].alive) {
             next.push(Happening::OtherGone(target));
         }
     }
@@ -192,7 +199,7 @@ pub fn bound_to_happen(world: &World, setting: &Setting, next: &mut Vec<Happenin
     }
 }
 
-fn may_happen(world: &World, next: &mut Vec<Happening>) {
+fn may_happen(world: &World, setting: &Setting, next: &mut Vec<Happening>) {
     let may = world.may;
     for (source, node) in world.sources.iter().enumerate().filter(|(_, node)| node.alive) {
         let state = node.session.state();
@@ -242,9 +249,31 @@ fn may_happen(world: &World, next: &mut Vec<Happening>) {
             may_lose_answer(node.jobs.front(), Owner::Source(source), next);
         }
     }
-    if may.overtakes > 0 && world.store.history().len() == 1 {
-        next.push(Happening::Overtaken);
+    if may.overtakes > 0 && (setting.beside || world.store.history().len() == 1) {
+        next.push(Happening::Overtaken(GenerationKind::Withdrawn));
+        // What it moves matters to those who try again.
+        if setting.beside && may.retries > 0 && owns(world, STRANGER) {
+            next.push(Happening::Overtaken(GenerationKind::Handoff));
+        }
     }
+    let due = next.iter().any(|happening| matches!(happening, Happening::Fires(_)));
+    if setting.beside && !due {
+        let until = next_time(world).unwrap_or(Time::MAX);
+        let others = others_timers(world).into_iter().flatten();
+        next.extend(others.filter(|at| world.now < *at && *at < until).map(Happening::Time));
+    }
+    if setting.beside && may.losses > 0 {
+        for (target, node) in world.targets.iter().enumerate() {
+            let open = |source| world.pair(source, target).state().is_some_and(|state| !state.is_over());
+            if node.alive && (0..world.sources.len()).any(open) {
+                next.push(Happening::SilentElsewhere(target));
+            }
+        }
+    }
+}
+
+fn owns(world: &World, rank: u32) -> bool {
+    world.store.current().owners.iter().any(|(_, owner)| *owner == rank)
 }
 
 fn may_lose_answer(job: Option<&crate::world::Job>, owner: Owner, next: &mut Vec<Happening>) {
@@ -259,8 +288,24 @@ fn may_lose_answer(job: Option<&crate::world::Job>, owner: Owner, next: &mut Vec
     }
 }
 
+/// When a timer of a second hand-over may be due that began with the first one. Before the deadline, such a timer runs
+/// from a moment in which a source was noticed to be gone, and so from one at which the clock has stopped: those are
+/// `SOURCE_GONE_GRACE` apart, the timer's own length. From the deadline on, it is the deadline's, that of the seals, or
+/// that of the source's patience.
+fn others_timers(world: &World) -> [Option<Time>; 4] {
+    let deadline = Time::ZERO.after(TIME_LEFT);
+    let next = world.now.after(SOURCE_GONE_GRACE);
+    let after = [deadline, deadline.after(SEAL_GRACE), deadline.after(GENERATION_GRACE)];
+    [(world.may.stops > 0 && next < deadline).then_some(next), Some(after[0]), Some(after[1]), Some(after[2])]
+}
+
+/// Whether a moment is one of those between a hand-over's own timers of which there are only so many.
+pub fn is_stop(world: &World, at: Time) -> bool {
+    at < Time::ZERO.after(TIME_LEFT) && next_time(world).is_none_or(|next| at < next)
+}
+
 /// Whether all that lives has ended for good.
-fn all_over(world: &World) -> bool {
+pub fn all_over(world: &World) -> bool {
     world.sources.iter().all(|node| !node.alive || node.session.state().is_over())
         && world.pairs.iter().all(|pair| pair.state().is_none_or(|state| state.is_over()))
 }
@@ -287,6 +332,33 @@ fn next_time(world: &World) -> Option<Time> {
 /// The place of a target's rank; of the first for a rank that is none, which no item has.
 pub fn place_of(rank: Option<u32>) -> usize {
     TARGETS.iter().position(|target| Some(*target) == rank).unwrap_or(0)
+}
+
+impl Happening {
+    /// The word for its kind.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Arrives(..) => "message arrives",
+            Self::Vanishes(..) => "messages vanish",
+            Self::Works(..) => "memory job done",
+            Self::WriteEnds(..) => "write ends",
+            Self::Stores(_) => "store answers",
+            Self::AsksAgain(_) => "answer lost",
+            Self::StoreSilent(..) | Self::SilentElsewhere(_) => "store silent",
+            Self::SourceHears(_) | Self::TargetHears(_) => "generation heard",
+            Self::SealHeard(..) => "seal heard",
+            Self::Gone(..) | Self::OtherGone(_) => "death noticed",
+            Self::Time(_) => "time passes",
+            Self::Fires(_) => "timer fires",
+            Self::Cuts(_) => "cut",
+            Self::Withdraws(_) => "notice withdrawn",
+            Self::Leaves(_) => "target leaves",
+            Self::SourceDies(_) | Self::TargetDies(_) => "process dies",
+            Self::Loses(..) | Self::LosesOther(_) => "connection lost",
+            Self::Overtaken(_) => "generation made",
+            Self::Retries(_) => "further attempt",
+        }
+    }
 }
 
 impl fmt::Display for Happening {
@@ -323,7 +395,8 @@ impl fmt::Display for Happening {
             Self::TargetDies(t) => write!(f, "process dies       target {}", TARGETS[*t]),
             Self::Loses(s, t, end) => write!(f, "connection lost    {}", way(*s, *t, *end)),
             Self::LosesOther(t) => write!(f, "connection lost    target {} hears nothing of the other", TARGETS[*t]),
-            Self::Overtaken => write!(f, "generation made    by a stranger"),
+            Self::Overtaken(kind) => write!(f, "generation made    by another migration: {kind}"),
+            Self::SilentElsewhere(t) => write!(f, "store silent       target {}, about another migration", TARGETS[*t]),
             Self::Retries(s) => write!(f, "further attempt    source {}", SOURCES[*s]),
         }
     }

@@ -16,8 +16,10 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod beside;
 pub mod check;
 mod fingerprint;
+mod forget;
 mod happening;
 mod memo;
 mod search;

@@ -16,9 +16,9 @@ struct Options {
     /// How many threads search.
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// Stop after so many states; what is left is said.
-    #[arg(long, default_value_t = 4_000_000)]
-    states_max: usize,
+    /// Stop after so many states, instead of what the setting says; what is left is said.
+    #[arg(long)]
+    states_max: Option<usize>,
     /// At most so many processes die, instead of what the setting says.
     #[arg(long)]
     crashes: Option<u8>,
@@ -28,6 +28,15 @@ struct Options {
     /// At most so many notices are withdrawn, instead of what the setting says.
     #[arg(long)]
     withdrawals: Option<u8>,
+    /// At most so many generations are made by others, instead of what the setting says.
+    #[arg(long)]
+    overtakes: Option<u8>,
+    /// Take no two states for one that differ in anything.
+    #[arg(long)]
+    plain: bool,
+    /// Say which kinds of steps lead to new states.
+    #[arg(long)]
+    kinds: bool,
     /// Say how far each level is.
     #[arg(long)]
     progress: bool,
@@ -44,13 +53,18 @@ fn main() -> anyhow::Result<ExitCode> {
         settings = options.settings.iter().map(find).collect::<anyhow::Result<_>>()?;
     }
     let mut violations = 0;
+    let mut verdicts = Vec::new();
     for mut setting in settings {
         setting.may.crashes = options.crashes.unwrap_or(setting.may.crashes);
         setting.may.losses = options.losses.unwrap_or(setting.may.losses);
         setting.may.withdrawals = options.withdrawals.unwrap_or(setting.may.withdrawals);
+        setting.may.overtakes = options.overtakes.unwrap_or(setting.may.overtakes);
+        setting.reduced = !options.plain;
         println!("{:12} {setting}", setting.name);
+        let name = setting.name;
         let began = Instant::now();
-        let report = Search::new(setting, options.threads, options.states_max).run(|depth, states, new| {
+        let states_max = options.states_max.unwrap_or(setting.states_max);
+        let report = Search::new(setting, options.threads, states_max).run(|depth, states, new| {
             if options.progress {
                 eprintln!("             depth {depth}: {states} states, {new} of them new");
             }
@@ -62,12 +76,29 @@ fn main() -> anyhow::Result<ExitCode> {
         for (end, count) in &report.ends {
             println!("  at rest      {count:>9}  {end}");
         }
+        if options.kinds {
+            for (kind, (steps, new)) in &report.kinds {
+                println!("  steps        {steps:>9}  {kind}, {new} of them to a new state");
+            }
+        }
+        if let Some(session) = &report.unlike {
+            println!("  unlike       {session}");
+        }
         println!("  violations   {}", u8::from(report.violation.is_some()));
         println!("  time         {seconds:.1} s, {:.0} states/s", report.states as f64 / seconds);
+        let verdict = match (&report.violation, report.complete) {
+            (Some(_), _) => "violated",
+            (None, true) => "holds in all states",
+            (None, false) => "holds as far as it was searched",
+        };
+        verdicts
+            .push(format!("{name:12} {:>12} {:>12} {:>5}  {verdict}", report.states, report.transitions, report.depth));
         if let Some(trace) = report.violation {
             violations += 1;
             println!("{trace}");
         }
     }
+    println!("{:12} {:>12} {:>12} {:>5}", "setting", "states", "transitions", "depth");
+    verdicts.iter().for_each(|verdict| println!("{verdict}"));
     Ok(if violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+/// What is left until the sources' deadline when an attempt begins.
+pub const TIME_LEFT: Duration = Duration::from_secs(30);
+
 /// One job to search.
 #[derive(Debug, Clone)]
 pub struct Setting {
@@ -12,8 +15,6 @@ pub struct Setting {
     pub sources: usize,
     /// Whether each source also has an item that can be computed again from one of the other target.
     pub recomputable: bool,
-    /// What is left until the sources' deadline when the search begins.
-    pub time_left: Duration,
     /// How often each thing may go wrong, or otherwise than usual.
     pub may: Budget,
     /// Whether each message is a step of its own. Otherwise messages arrive at once where nothing is lost.
@@ -22,6 +23,12 @@ pub struct Setting {
     pub work_steps: bool,
     /// Whether the end of each write is a step of its own.
     pub write_steps: bool,
+    /// Whether the second source is whatever it may be: all that it could do to this hand-over can happen at any time.
+    pub beside: bool,
+    /// Whether states that go on alike are one state.
+    pub reduced: bool,
+    /// After how many states a search of it ends, unless told otherwise.
+    pub states_max: usize,
     /// A mistake to make on purpose.
     pub mistake: Option<Mistake>,
 }
@@ -45,6 +52,69 @@ pub struct Budget {
     pub overtakes: u8,
     /// Attempts that a source makes after it was overtaken or has stayed.
     pub retries: u8,
+    /// Moments between the timers of a hand-over at which another one's timer is due.
+    pub stops: u8,
+}
+
+impl Budget {
+    const KINDS: usize = 9;
+
+    /// Whether whatever may go wrong with `other` may go wrong with this, too.
+    fn covers(&self, other: &Self) -> bool {
+        let (mine, theirs) = (self.counts(), other.counts());
+        mine.iter().zip(&theirs).all(|(mine, theirs)| mine >= theirs)
+    }
+
+    fn counts(&self) -> [u8; Self::KINDS] {
+        let Self { crashes, losses, damages, failed_writes, withdrawals, leaving_targets, overtakes, retries, stops } =
+            *self;
+        [crashes, losses, damages, failed_writes, withdrawals, leaving_targets, overtakes, retries, stops]
+    }
+}
+
+/// Numbers all budgets that are left within one, and knows which of them allow whatever another one does.
+#[derive(Debug)]
+pub struct Budgets {
+    within: Budget,
+    /// For each number, the numbers of those that cover it, as bits.
+    covering: Vec<u64>,
+}
+
+impl Budgets {
+    /// Those within `within`, if they are few enough to have a bit each.
+    pub fn new(within: Budget) -> Option<Self> {
+        let count = within.counts().iter().map(|most| usize::from(*most) + 1).product::<usize>();
+        if count > 64 {
+            return None;
+        }
+        let of = |number: usize| {
+            let mut rest = number;
+            let mut counts = [0; Budget::KINDS];
+            for (count, most) in counts.iter_mut().zip(within.counts()) {
+                *count = (rest % (usize::from(most) + 1)) as u8;
+                rest /= usize::from(most) + 1;
+            }
+            let [crashes, losses, damages, failed_writes, withdrawals, leaving_targets, overtakes, retries, stops] =
+                counts;
+            Budget { crashes, losses, damages, failed_writes, withdrawals, leaving_targets, overtakes, retries, stops }
+        };
+        let covering = |number: usize| {
+            (0..count).filter(|other| of(*other).covers(&of(number))).fold(0, |bits, other| bits | 1_u64 << other)
+        };
+        Some(Self { within, covering: (0..count).map(covering).collect() })
+    }
+
+    /// The bit of what is left, and the bits of all that cover it, its own included.
+    pub fn bits(&self, left: &Budget) -> (u64, u64) {
+        let number = self
+            .within
+            .counts()
+            .iter()
+            .zip(left.counts())
+            .rev()
+            .fold(0, |number, (most, count)| number * (usize::from(*most) + 1) + usize::from(count));
+        (1 << number, self.covering[number])
+    }
 }
 
 /// A mistake that the search must find; without these, "no violation" would mean nothing.
@@ -60,13 +130,14 @@ pub enum Mistake {
     DeafWatchers,
     /// Timers never run.
     StoppedClock,
+    /// Who hears of a generation doesn't ask for those that he has missed.
+    ForgottenGenerations,
 }
 
 impl Setting {
-    /// The settings that are searched by default, the smallest first: one source in smaller and smaller steps, then two
-    /// sources in large ones.
+    /// The settings that are searched by default, the smallest first.
     pub fn all() -> Vec<Self> {
-        vec![Self::small(), Self::writes(), Self::one_source(), Self::two_sources()]
+        vec![Self::small(), Self::writes(), Self::beside(), Self::one_source(), Self::two_sources()]
     }
 
     /// The setting of a name.
@@ -74,17 +145,19 @@ impl Setting {
         Self::all().into_iter().find(|setting| setting.name == name)
     }
 
-    /// One source, and few things that go wrong: seconds, for every test run.
+    /// One source, in steps as large as they can be.
     pub fn small() -> Self {
         Self {
             name: "small",
             sources: 1,
             recomputable: false,
-            time_left: Duration::from_secs(30),
-            may: Budget { crashes: 1, ..Budget::default() },
+            may: Budget { crashes: 2, losses: 2, ..Budget::default() },
             message_steps: false,
             work_steps: false,
             write_steps: false,
+            beside: false,
+            reduced: true,
+            states_max: 4_000_000,
             mistake: None,
         }
     }
@@ -111,6 +184,18 @@ impl Setting {
         }
     }
 
+    /// One source, while another one leaves at the same time towards the same two targets: it may do whatever it can do
+    /// to this one, which is more than it would. So this is about two sources, each of which is this one.
+    pub fn beside() -> Self {
+        Self {
+            name: "beside",
+            beside: true,
+            states_max: 20_000_000,
+            may: Budget { crashes: 2, losses: 2, overtakes: 1, stops: 2, ..Budget::default() },
+            ..Self::small()
+        }
+    }
+
     /// Two sources that leave at the same time, towards the same two targets.
     pub fn two_sources() -> Self {
         Self {
@@ -130,9 +215,13 @@ impl Setting {
 
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Budget { crashes, losses, damages, failed_writes, withdrawals, leaving_targets, overtakes, retries } =
+        let Budget { crashes, losses, damages, failed_writes, withdrawals, leaving_targets, overtakes, retries, stops } =
             self.may;
-        write!(f, "{} of 2 sources and 2 targets, one store", self.sources)?;
+        match (self.sources, self.beside) {
+            (2, _) => write!(f, "2 sources, 2 targets, a store")?,
+            (_, false) => write!(f, "1 source, 2 targets, a store")?,
+            (_, true) => write!(f, "1 source beside whatever another one does, 2 targets, a store")?,
+        }
         for (count, what) in [
             (crashes, "crashes"),
             (losses, "losses"),
@@ -142,6 +231,7 @@ impl fmt::Display for Setting {
             (leaving_targets, "targets that leave"),
             (overtakes, "generations of strangers"),
             (retries, "further attempts"),
+            (stops, "timers of others"),
         ] {
             if count > 0 {
                 write!(f, ", at most {count} {what}")?;

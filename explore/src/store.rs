@@ -1,13 +1,15 @@
 //! The store of a searched job: the production store's state, and every generation that it has ever held.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
-use xfer_migrate_core::store::records::GENERATION_KEY;
+use xfer_migrate_core::store::records::{GENERATION_KEY, kept_generation_key};
 use xfer_migrate_core::store::{StateLimits, StoreState, Swap, SwapRequest, Token, Version};
-use xfer_migrate_core::{GenerationRecord, Seal};
+use xfer_migrate_core::{GenerationKind, GenerationRecord, Seal};
 use xfer_transport_core::Time;
 
 use crate::check::Broken;
-use crate::fingerprint::Printed;
+use crate::fingerprint::{Print, Printed, print_of};
 use crate::setting::Mistake;
 
 /// The store never looks at how old a value is, so one time serves for all writes.
@@ -19,6 +21,9 @@ pub struct Store {
     state: StoreState,
     /// All generations that were ever true, oldest first.
     history: Vec<Printed<GenerationRecord>>,
+    seals: BTreeMap<String, Seal>,
+    /// The swaps that have won.
+    won: BTreeSet<(u64, u64)>,
 }
 
 /// What a proposal led to.
@@ -34,7 +39,26 @@ impl Store {
         let mut state = StoreState::new(StateLimits::default());
         let swap = request(GENERATION_KEY, Version::ABSENT, base.encode(), Token { client: 9, sequence: 0 }, false);
         state.compare_and_swap(TIME, swap).expect("an empty store takes a generation");
-        Self { state, history: vec![Printed::new(base)] }
+        Self { state, history: vec![Printed::new(base)], seals: BTreeMap::new(), won: BTreeSet::new() }
+    }
+
+    /// The fingerprint of what later answers depend on. Versions are only compared with those that were read, so in
+    /// which order values were written isn't part of it; see [`Store::knows`] for swaps that are asked for again.
+    pub fn print_what_matters(&self) -> Print {
+        print_of(&(&self.history, &self.seals))
+    }
+
+    /// This store with the generations of `history` in place of its own, and without the seals of other ranks' migrations
+    /// than that of `source`.
+    pub fn seen_by(&self, source: u32, history: Vec<Printed<GenerationRecord>>) -> Self {
+        let mut seen = Self { history, ..self.clone() };
+        seen.seals.retain(|_, seal| seal.migration.source.rank == source);
+        seen
+    }
+
+    /// Whether a swap has won, as one that is asked for again is told.
+    pub fn knows(&self, token: Token) -> bool {
+        self.won.contains(&(token.client, token.sequence))
     }
 
     /// The generation that is true.
@@ -66,10 +90,41 @@ impl Store {
     pub fn publish(&mut self, key: &str, seal: &Seal, token: Token, again: bool) -> Result<Seal, Broken> {
         let swap = request(key, Version::ABSENT, seal.encode(), token, again);
         match self.state.compare_and_swap(TIME, swap) {
-            Ok(Swap::Won(_)) => Ok(seal.clone()),
+            Ok(Swap::Won(_)) => {
+                self.won.insert((token.client, token.sequence));
+                self.seals.insert(key.to_owned(), seal.clone());
+                Ok(seal.clone())
+            }
             Ok(Swap::Lost(found)) => Seal::decode(&found.value).map_err(|error| Broken::new(error.to_string())),
             Err(refusal) => Err(Broken::new(format!("the store refuses a seal: {refusal}"))),
         }
+    }
+
+    /// Keeps the generation that is true now for those who hear of it when another one has replaced it.
+    pub fn keep(&mut self) -> Result<(), Broken> {
+        let current = self.current().clone();
+        if current.kind == GenerationKind::Initial {
+            return Ok(());
+        }
+        let token = Token { client: u64::MAX, sequence: current.generation };
+        let swap = request(&kept_generation_key(current.generation), Version::ABSENT, current.encode(), token, false);
+        match self.state.compare_and_swap(TIME, swap) {
+            Ok(_) => Ok(()),
+            Err(refusal) => Err(Broken::new(format!("the store refuses to keep a generation: {refusal}"))),
+        }
+    }
+
+    /// The generations after `known`, as somebody reads them who has not looked since; the latest is last.
+    pub fn since(&self, known: u64) -> Result<Vec<Printed<GenerationRecord>>, Broken> {
+        let missed = self.history.iter().filter(|record| record.generation > known);
+        for record in missed.clone().filter(|record| record.generation < self.current().generation) {
+            let kept = self.held(&kept_generation_key(record.generation));
+            let kept = kept.map(|(_, value)| GenerationRecord::decode(&value));
+            if kept.as_ref().is_none_or(|kept| kept.as_ref() != Ok(&**record)) {
+                return Err(Broken::new(format!("generation {} is nowhere to be read", record.generation)));
+            }
+        }
+        Ok(missed.cloned().collect())
     }
 
     /// Replaces the generation if it still is the one that was read as `read`.
@@ -88,6 +143,7 @@ impl Store {
         match swap.map_err(|refusal| Broken::new(format!("the store refuses a generation: {refusal}")))? {
             Swap::Won(_) if self.version() == before => Ok(Proposed { record: self.current().clone(), is_new: false }),
             Swap::Won(_) => {
+                self.won.insert((token.client, token.sequence));
                 self.wrote(record)?;
                 Ok(Proposed { record: record.clone(), is_new: true })
             }

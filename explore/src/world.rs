@@ -12,7 +12,7 @@ use xfer_migrate_core::{
 use xfer_transport_core::{Deadline, PeerId, RateInterval, RegionId, Time};
 
 use crate::fingerprint::Printed;
-use crate::setting::{Budget, Setting};
+use crate::setting::{Budget, Setting, TIME_LEFT};
 use crate::store::Store;
 
 /// The generation that is true when a search begins.
@@ -233,7 +233,7 @@ pub fn begin(setting: &Setting, rank: u32, now: Time, attempt: u32, base: Genera
         targets: TARGETS.to_vec(),
         owners_after: owners_after(&base, rank),
         base,
-        deadline: Deadline::after(now, setting.time_left),
+        deadline: Deadline::after(now, TIME_LEFT),
         rate: RateInterval { low: 1 << 20, high: 1 << 20 },
         reserve: Duration::from_millis(500),
         policy: PlanPolicy::ShipAll,
@@ -293,14 +293,20 @@ pub fn region_of(item: ItemId, attempt: u32) -> RegionId {
     RegionId(item.0 + 1000 * u64::from(attempt))
 }
 
-/// The generation by which a stranger's migration overtakes all others on `base`.
-pub fn strangers(base: &GenerationRecord) -> GenerationRecord {
+/// The rank of a source that is not looked at itself, and owns nothing here but what [`base`] gives the second source.
+pub const STRANGER: u32 = SOURCES[1];
+
+/// The generation by which another migration overtakes all others on `base`.
+pub fn strangers(base: &GenerationRecord, kind: GenerationKind) -> GenerationRecord {
+    let owners = match kind {
+        GenerationKind::Withdrawn => base.owners.clone(),
+        _ => owners_after(base, STRANGER),
+    };
     GenerationRecord {
         generation: base.generation + 1,
         base: base.generation,
-        kind: GenerationKind::Withdrawn,
-        source: Some(peer(9)),
-        reason: "a stranger stays".to_owned(),
-        ..GenerationRecord::initial(base.owners.clone())
+        kind,
+        source: Some(peer(STRANGER)),
+        ..GenerationRecord::initial(owners)
     }
 }

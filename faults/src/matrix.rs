@@ -89,7 +89,6 @@ const REFUSES: Required = Refuses("");
 
 const JOURNAL: &str = "the store keeps no journal, in the product neither";
 const REGISTRATION: &str = "host memory needs no registration, and there is no other kind yet";
-const REREAD: &str = "the simulator's own driver does not read a source again after sending it, as the product's does";
 const VERBS: &str = "there is no verbs backend yet";
 const NCCL: &str = "there is no NCCL backend yet";
 const CUDA: &str = "there is no device memory yet";
@@ -149,7 +148,7 @@ pub const FAULTS: [Fault; 36] = [
     row("F25", "registration of device or pinned memory fails",
         [None, r_absent(REGISTRATION), None, r_absent(REGISTRATION), s_absent(REGISTRATION), None, None, None, s_absent(REGISTRATION)]),
     row("F26", "the source changes while it is sent",
-        [None, None, None, r_absent(REREAD), r_absent(REREAD), r_absent(REREAD), None, None, None]),
+        [None, None, None, r(Commits), r(Commits), r(Commits), None, None, None]),
     row("F27", "verbs: error completion",
         [s_absent(VERBS), s_absent(VERBS), None, s_absent(VERBS), s_absent(VERBS), s_absent(VERBS), None, None, None]),
     row("F28", "verbs: a completion is lost",

@@ -61,6 +61,8 @@ pub struct Seen {
     pub fences: u64,
     /// Transfers that ended well.
     pub done: u64,
+    /// Sources that were found to have changed while they were sent.
+    pub changes: u64,
 }
 
 /// Everything that checkers have to remember.
@@ -82,6 +84,10 @@ pub struct Checks {
     /// Every generation that was true, in order.
     pub history: Vec<GenerationRecord>,
     changed: HashSet<MemoryId>,
+    /// What an item holds, if its source was changed.
+    contents: HashMap<(MigrationId, ItemId), Vec<u8>>,
+    /// What parts of which version may hold since somebody has changed them, besides what they had.
+    variants: HashMap<(String, u64), Vec<Vec<u8>>>,
     decayed: HashSet<MemoryId>,
     resumed: HashMap<u32, Time>,
     done_bytes: HashMap<PeerId, u64>,
@@ -128,8 +134,14 @@ impl Checks {
         self.offered.entry(migration).or_default();
     }
 
-    /// A source has offered an item.
-    pub fn offered(&mut self, migration: MigrationId, item: &Item) {
+    /// A source has offered an item that holds `bytes`.
+    pub fn offered(&mut self, migration: MigrationId, item: &Item, bytes: &[u8]) {
+        let (shard, part) = item.name.split_once('/').unwrap_or((&item.name, ""));
+        let right = self.is_right(shard, part, item.version, bytes);
+        self.demand("P5", right, || format!("`{}` is offered with other bytes than it should have", item.name));
+        if bytes != content(shard, part, item.version, item.bytes) {
+            self.contents.insert((migration, item.id), bytes.to_vec());
+        }
         self.offered.entry(migration).or_default().insert(item.id, item.clone());
     }
 
@@ -143,9 +155,16 @@ impl Checks {
         self.placed.insert((migration, item), memory);
     }
 
-    /// The bytes of a source were changed behind the transport's back.
-    pub fn changed(&mut self, memory: MemoryId) {
+    /// The bytes of an item that has not landed were changed behind the transport's back: from now on these are right.
+    pub fn changed(&mut self, migration: MigrationId, item: &Item, memory: MemoryId, bytes: &[u8]) {
         self.changed.insert(memory);
+        self.contents.insert((migration, item.id), bytes.to_vec());
+        self.variants.entry((item.name.to_string(), item.version)).or_default().push(bytes.to_vec());
+    }
+
+    /// A source was found to have changed while it was sent.
+    pub fn change_noticed(&mut self) {
+        self.seen.changes += 1;
     }
 
     /// A byte that had arrived was changed by nobody.
@@ -268,10 +287,14 @@ impl Checks {
             return self.fail(promise, format!("item {item} landed and has no memory"));
         };
         // Memory that was given back by an end that is known there and not here says nothing any more.
-        if matches!(memory.state(*place), Use::Owned | Use::Free) || !self.changed.is_empty() {
+        if matches!(memory.state(*place), Use::Owned | Use::Free) {
             return;
         }
-        let right = memory.bytes(*place) == expected(offered);
+        let (shard, part) = offered.name.split_once('/').unwrap_or((&offered.name, ""));
+        let right = match self.contents.get(&(migration, item)) {
+            Some(changed) => memory.bytes(*place) == changed,
+            None => memory.bytes(*place) == content(shard, part, offered.version, offered.bytes),
+        };
         let name = offered.name.clone();
         self.demand(promise, right, || format!("item `{name}` counts as landed, and other bytes are there"));
     }
@@ -378,16 +401,25 @@ impl Checks {
         self.demand("P4", was_true, || format!("{process} obeys a generation {} that never was", record.generation));
     }
 
+    /// A process was told that its migration has come to nothing.
+    pub fn superseded(&mut self, process: PeerId, migration: MigrationId) {
+        let end = self.history.iter().find(|record| record.ends(migration)).map(|record| record.generation);
+        self.demand("P4", end.is_none(), || format!("{process} gives up what generation {end:?} has decided"));
+    }
+
     /// P5: what a process owns has the bytes that it should have.
     pub fn unharmed(&mut self, memory: &Memory, owner: PeerId, name: &str, shard: &Shard) {
         for (part, place) in &shard.parts {
-            if self.changed.is_empty() {
-                let right = memory.bytes(*place) == content(name, part.name, shard.version, part.bytes);
-                self.demand("P5", right, || {
-                    format!("`{name}/{}` of {owner} has other bytes than it should", part.name)
-                });
-            }
+            let right = self.is_right(name, part.name, shard.version, memory.bytes(*place));
+            self.demand("P5", right, || format!("`{name}/{}` of {owner} has other bytes than it should", part.name));
         }
+    }
+
+    /// Whether a part of a shard has the bytes that it should have, all of one moment.
+    fn is_right(&self, shard: &str, part: &str, version: u64, bytes: &[u8]) -> bool {
+        let changed = self.variants.get(&(format!("{shard}/{part}"), version));
+        bytes == content(shard, part, version, bytes.len() as u64)
+            || changed.is_some_and(|variants| variants.iter().any(|variant| variant == bytes))
     }
 
     // P7: what is worth most comes first.
@@ -431,11 +463,6 @@ impl Checks {
         let told = self.told_bytes.get(&process).copied().unwrap_or_default();
         self.demand("P17", told <= done, || format!("{process} counts {told} bytes, and wrote {done}"));
     }
-}
-
-fn expected(item: &Item) -> Vec<u8> {
-    let (shard, part) = item.name.split_once('/').unwrap_or((&item.name, ""));
-    content(shard, part, item.version, item.bytes)
 }
 
 const _: () = assert!(TRANSFER_GRACE.as_millis() > FENCE_TIMEOUT.as_millis());

@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use xfer_migrate_core::seal;
-use xfer_migrate_core::store::records::GENERATION_KEY;
+use xfer_migrate_core::store::records::{GENERATION_KEY, kept_generation_key};
 use xfer_migrate_core::store::wire::{self, Answer, Request};
-use xfer_migrate_core::store::{Swap, SwapRequest, Token, Version, limits};
-use xfer_migrate_core::{GenerationRecord, MigrationId, Seal};
+use xfer_migrate_core::store::{Swap, SwapRequest, Token, Version, Versioned, limits};
+use xfer_migrate_core::{GenerationKind, GenerationRecord, MigrationId, Seal};
 use xfer_transport_core::{PeerId, Time};
 
 use crate::outside::Outside;
@@ -25,8 +25,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// What a thread asks the store.
 #[derive(Debug, Clone)]
 pub enum Ask {
-    /// What is the generation?
-    Read,
+    /// What are the generations after this one?
+    Read(u64),
     /// Replace the generation that this record is based on.
     Propose(Box<GenerationRecord>),
     /// Create a target's seal.
@@ -45,14 +45,14 @@ pub enum Ask {
 /// What a process hears of it.
 #[derive(Debug, Clone)]
 pub enum Told {
-    /// The answer to [`Ask::Read`].
-    Read(Result<GenerationRecord, String>),
-    /// What the store holds after a proposal.
-    Decided(Result<GenerationRecord, String>),
+    /// The answer to [`Ask::Read`], oldest first.
+    Read(Result<Vec<GenerationRecord>, String>),
+    /// All generations since the one that a proposal was based on, oldest first.
+    Decided(Result<Vec<GenerationRecord>, String>),
     /// What the store holds where a seal belongs.
     Seal(MigrationId, Seal),
-    /// There is another generation.
-    Generation(GenerationRecord),
+    /// There are other generations, oldest first.
+    Generations(Vec<GenerationRecord>),
     /// The store can't be reached.
     Lost(String),
 }
@@ -63,6 +63,12 @@ struct Call {
     /// The version that a swap replaces, once it is known.
     expected: Option<Version>,
     token: Token,
+    /// The generation that is to be kept before it is replaced.
+    keeps: Option<(GenerationRecord, Token)>,
+    /// The generation that was found, and its version, while those between it and the known one are read.
+    found: Option<(GenerationRecord, Version)>,
+    /// What was read of those.
+    missed: Vec<GenerationRecord>,
     /// Whether a swap was sent, so that it may have been done.
     asked: bool,
     in_flight: bool,
@@ -80,6 +86,8 @@ struct Thread {
     pause_until: Option<Time>,
     /// The version that a watcher knows.
     version: Version,
+    /// The generation that a watcher knows.
+    known: u64,
 }
 
 /// All clients of one process.
@@ -100,8 +108,8 @@ const WORKER: usize = 0;
 const READER: usize = 1;
 
 impl Clients {
-    /// The clients of a process, which watches the generation from now on.
-    pub fn new(process: PeerId, client: u64) -> Self {
+    /// The clients of a process, which knows a generation and watches those after it from now on.
+    pub fn new(process: PeerId, client: u64, known: u64) -> Self {
         let mut clients = Self {
             process,
             client,
@@ -110,6 +118,7 @@ impl Clients {
             threads: (0..3).map(|_| Thread::default()).collect(),
             told: VecDeque::new(),
         };
+        clients.threads[2].known = known;
         clients.threads[2].queue.push_back(Ask::WatchGeneration);
         clients
     }
@@ -118,7 +127,7 @@ impl Clients {
     pub fn ask(&mut self, out: &mut Outside, store: &mut StoreHost, ask: Ask) {
         let at = match &ask {
             Ask::Propose(_) | Ask::Publish(_) => WORKER,
-            Ask::Read => READER,
+            Ask::Read(_) => READER,
             Ask::WatchGeneration | Ask::WatchSeal { .. } => {
                 self.threads.push(Thread::default());
                 self.threads.len() - 1
@@ -227,10 +236,19 @@ impl Clients {
             let waits = matches!(ask, Ask::WatchGeneration | Ask::WatchSeal { .. });
             let bound = CALL_TIMEOUT + if waits { WATCH } else { Duration::ZERO };
             let token = Token { client: self.client, sequence: self.swaps };
-            self.swaps += 1;
-            let until = out.now.after(bound);
-            thread.call =
-                Some(Call { ask, expected: None, token, asked: false, in_flight: false, until, failed: false });
+            self.swaps += 2;
+            thread.call = Some(Call {
+                ask,
+                expected: None,
+                token,
+                keeps: None,
+                found: None,
+                missed: Vec::new(),
+                asked: false,
+                in_flight: false,
+                until: out.now.after(bound),
+                failed: false,
+            });
         }
         if thread.connection.is_none() {
             let connection = out.store_open(store, self.process);
@@ -244,7 +262,7 @@ impl Clients {
         let thread = &mut self.threads[at];
         let (Some(connection), Some(call)) = (thread.connection, &mut thread.call) else { return };
         if thread.greeted && !call.in_flight {
-            let request = request_of(call, thread.version);
+            let request = request_of(call, thread.version, thread.known);
             call.asked |= matches!(request, Request::Swap(_));
             call.in_flight = true;
             let mut frame = Vec::new();
@@ -258,31 +276,39 @@ impl Clients {
         let Some(call) = &mut thread.call else { return };
         call.in_flight = false;
         let told = match (&call.ask, answer) {
-            (Ask::Read, Answer::Value(found)) => Some(Told::Read(read_generation(found.map(|found| found.value)))),
+            (_, Answer::Refused(refusal)) => return self.failed(out, store, at, &refusal.to_string()),
+            (_, Answer::Value(kept)) if call.found.is_some() => return self.missed(out, store, at, kept),
+            (Ask::Propose(_), Answer::Swapped(_)) if call.keeps.take().is_some() => {
+                // Whoever was first has written the same. The swap itself was not asked for yet.
+                call.asked = false;
+                None
+            }
             (Ask::Propose(record), Answer::Value(found)) => {
                 let version = found.as_ref().map_or(Version::ABSENT, |found| found.version);
                 match read_generation(found.map(|found| found.value)) {
                     Ok(current) if current.generation == record.base => {
                         call.expected = Some(version);
+                        if current.kind != GenerationKind::Initial {
+                            let token = Token { sequence: call.token.sequence + 1, ..call.token };
+                            call.keeps = Some((current, token));
+                        }
                         None
                     }
-                    other => Some(Told::Decided(other)),
+                    Ok(current) => return self.found(out, store, at, current, version),
+                    Err(reason) => return self.failed(out, store, at, &reason),
                 }
             }
-            (Ask::Propose(record), Answer::Swapped(Swap::Won(_))) => Some(Told::Decided(Ok((**record).clone()))),
-            (Ask::Propose(_), Answer::Swapped(Swap::Lost(winner))) => {
-                Some(Told::Decided(read_generation(Some(winner.value))))
-            }
+            (Ask::Read(_) | Ask::WatchGeneration, Answer::Value(Some(found)))
+            | (Ask::Propose(_), Answer::Swapped(Swap::Lost(found))) => match read_generation(Some(found.value)) {
+                Ok(latest) => return self.found(out, store, at, latest, found.version),
+                Err(reason) => return self.failed(out, store, at, &reason),
+            },
+            (Ask::Propose(record), Answer::Swapped(Swap::Won(_))) => Some(Told::Decided(Ok(vec![(**record).clone()]))),
             (Ask::Publish(seal), Answer::Swapped(Swap::Won(_))) => Some(Told::Seal(seal.migration, (**seal).clone())),
             (Ask::Publish(seal), Answer::Swapped(Swap::Lost(found))) => Some(match Seal::decode(&found.value) {
                 Ok(kept) => Told::Seal(seal.migration, kept),
                 Err(error) => Told::Lost(error.to_string()),
             }),
-            (Ask::WatchGeneration, Answer::Value(Some(found))) => {
-                thread.version = found.version;
-                thread.queue.push_back(Ask::WatchGeneration);
-                read_generation(Some(found.value)).ok().map(Told::Generation)
-            }
             (Ask::WatchSeal { migration, .. }, Answer::Value(Some(found))) => {
                 Seal::decode(&found.value).ok().map(|seal| Told::Seal(*migration, seal))
             }
@@ -293,13 +319,71 @@ impl Clients {
                 self.run(out, store, at);
                 return;
             }
-            (_, Answer::Refused(refusal)) => return self.failed(out, store, at, &refusal.to_string()),
             (_, other) => return self.failed(out, store, at, &format!("an answer to something else: {other:?}")),
         };
         if let Some(told) = told {
             self.threads[at].call = None;
             self.told.push_back(told);
         }
+        self.run(out, store, at);
+    }
+
+    /// A thread has found a generation: those that it has missed are read first.
+    fn found(
+        &mut self,
+        out: &mut Outside,
+        store: &mut StoreHost,
+        at: usize,
+        latest: GenerationRecord,
+        version: Version,
+    ) {
+        let thread = &mut self.threads[at];
+        let Some(call) = &mut thread.call else { return };
+        if known_to(call, thread.known) + 1 < latest.generation {
+            call.found = Some((latest, version));
+            return self.run(out, store, at);
+        }
+        self.tell(out, store, at, latest, version);
+    }
+
+    /// A thread has read one of the generations that it has missed, or that isn't there.
+    fn missed(&mut self, out: &mut Outside, store: &mut StoreHost, at: usize, kept: Option<Versioned>) {
+        let thread = &mut self.threads[at];
+        let Some(call) = &mut thread.call else { return };
+        let next = next_missed(call, thread.known);
+        let Some((latest, version)) = call.found.take() else { return };
+        if let Some(record) = kept.and_then(|kept| GenerationRecord::decode(&kept.value).ok()) {
+            call.missed.push(record);
+            if next + 1 < latest.generation {
+                call.found = Some((latest, version));
+                return self.run(out, store, at);
+            }
+        }
+        self.tell(out, store, at, latest, version);
+    }
+
+    fn tell(
+        &mut self,
+        out: &mut Outside,
+        store: &mut StoreHost,
+        at: usize,
+        latest: GenerationRecord,
+        version: Version,
+    ) {
+        let thread = &mut self.threads[at];
+        let Some(mut call) = thread.call.take() else { return };
+        let mut records = std::mem::take(&mut call.missed);
+        let generation = latest.generation;
+        records.push(latest);
+        self.told.push_back(match call.ask {
+            Ask::Read(_) => Told::Read(Ok(records)),
+            Ask::WatchGeneration => {
+                (thread.version, thread.known) = (version, generation);
+                thread.queue.push_back(Ask::WatchGeneration);
+                Told::Generations(records)
+            }
+            _ => Told::Decided(Ok(records)),
+        });
         self.run(out, store, at);
     }
 
@@ -330,7 +414,7 @@ impl Clients {
         let reason = if call.asked { format!("what became of a write is unknown: {why}") } else { why.to_owned() };
         thread.pause_until = None;
         let told = match call.ask {
-            Ask::Read => Told::Read(Err(reason)),
+            Ask::Read(_) => Told::Read(Err(reason)),
             Ask::Propose(_) => Told::Decided(Err(reason)),
             Ask::Publish(_) => Told::Lost(reason),
             watch @ (Ask::WatchGeneration | Ask::WatchSeal { .. }) => {
@@ -345,10 +429,30 @@ impl Clients {
     }
 }
 
-fn request_of(call: &Call, version: Version) -> Request {
+/// The generation after which a call asks.
+fn known_to(call: &Call, watched: u64) -> u64 {
+    match &call.ask {
+        Ask::Read(known) => *known,
+        Ask::Propose(record) => record.base,
+        _ => watched,
+    }
+}
+
+/// The generation that a call reads next, of those that it has missed.
+fn next_missed(call: &Call, watched: u64) -> u64 {
+    known_to(call, watched) + 1 + call.missed.len() as u64
+}
+
+fn request_of(call: &Call, version: Version, watched: u64) -> Request {
     let key = || GENERATION_KEY.to_owned();
+    if call.found.is_some() {
+        return Request::Get { key: kept_generation_key(next_missed(call, watched)) };
+    }
+    if let Some((current, token)) = &call.keeps {
+        return crate::store::create(kept_generation_key(current.generation), current.encode(), *token, call.asked);
+    }
     match (&call.ask, call.expected) {
-        (Ask::Read, _) | (Ask::Propose(_), None) => Request::Get { key: key() },
+        (Ask::Read(_), _) | (Ask::Propose(_), None) => Request::Get { key: key() },
         (Ask::Propose(record), Some(expected)) => Request::Swap(SwapRequest {
             key: key(),
             expected,

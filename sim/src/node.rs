@@ -37,6 +37,8 @@ pub enum Work {
     Verify(MigrationId, ItemId, MemoryId, u32),
     /// Revokes grants.
     Fence(MigrationId, Vec<RegionId>),
+    /// Compares a source with what was read of it while it was written.
+    Compare(u64, MemoryId, u32),
     /// Cancels a write.
     Cancel(u64),
 }
@@ -48,6 +50,7 @@ enum Job {
     Told(Told),
     Allocated(MigrationId, Option<Vec<(ItemId, MemoryId, RemoteRegion)>>),
     Verified(MigrationId, ItemId, u32, bool),
+    Compared(u64, u32, bool),
     Fenced(MigrationId),
 }
 
@@ -124,7 +127,7 @@ impl Node {
             id,
             alive: true,
             endpoint,
-            clients: Clients::new(id, client),
+            clients: Clients::new(id, client, generation.generation),
             generation,
             source: None,
             targets: BTreeMap::new(),
@@ -238,6 +241,10 @@ impl Node {
                 }
                 self.jobs.push_back(Job::Fenced(migration));
             }
+            Work::Compare(write, memory, crc32c) => {
+                let unchanged = xfer_transport_core::integrity::crc32c(out.memory.bytes(memory)) == crc32c;
+                self.jobs.push_back(Job::Compared(write, crc32c, unchanged));
+            }
             Work::Cancel(write) => self.endpoint.cancel(out, write),
         }
         self.turn(out, store, habits);
@@ -284,7 +291,9 @@ impl Node {
                 self.reading.remove(&write);
             }
             Job::Told(Told::Seal(migration, seal)) => self.tell_target(out, now, migration, Input::SealSeen { seal }),
-            Job::Told(Told::Generation(record) | Told::Decided(Ok(record))) => self.generation_is(out, now, record),
+            Job::Told(Told::Generations(records) | Told::Decided(Ok(records))) => {
+                records.into_iter().for_each(|record| self.generation_is(out, now, record));
+            }
             Job::Told(Told::Lost(reason) | Told::Decided(Err(reason))) => {
                 self.tell_all(out, now, &Input::StoreLost { reason });
             }
@@ -293,6 +302,7 @@ impl Node {
             Job::Verified(migration, item, crc32c, ok) => {
                 self.tell_target(out, now, migration, Input::Verified { item, crc32c, ok });
             }
+            Job::Compared(write, crc32c, unchanged) => self.compared(out, now, write, crc32c, unchanged),
             Job::Fenced(migration) => self.tell_target(out, now, migration, Input::Fenced),
         }
     }
@@ -310,7 +320,7 @@ impl Node {
             // The offer may be quicker than the news of the generation that it is based on.
             if migration.generation > self.generation.generation {
                 self.parked = Some((from, message));
-                self.clients.ask(out, store, Ask::Read);
+                self.clients.ask(out, store, Ask::Read(self.generation.generation));
                 return;
             }
             self.begin_target(out, habits, migration);
@@ -318,10 +328,10 @@ impl Node {
         self.tell_target(out, now, migration, Input::Message { from, message });
     }
 
-    fn unpark(&mut self, out: &mut Outside, habits: &Habits, answer: Result<GenerationRecord, String>) {
+    fn unpark(&mut self, out: &mut Outside, habits: &Habits, answer: Result<Vec<GenerationRecord>, String>) {
         let Some((from, message)) = self.parked.take() else { return };
         let now = self.local(out.now);
-        if let Ok(record) = answer {
+        for record in answer.into_iter().flatten() {
             self.generation_is(out, now, record);
         }
         self.begin_target(out, habits, message.migration);
@@ -443,8 +453,10 @@ impl Node {
             Ending::Refused(reason) => format!("refused: {reason}"),
             Ending::Failed(reason) => format!("failed: {reason}"),
         });
-        if let Ending::Record(record) = &ending {
-            out.checks.obeyed(self.id, record);
+        match &ending {
+            Ending::Record(record) => out.checks.obeyed(self.id, record),
+            Ending::Superseded => out.checks.superseded(self.id, migration),
+            Ending::Refused(_) | Ending::Failed(_) => {}
         }
         self.endings.push((migration, ending));
     }

@@ -1,4 +1,7 @@
-//! Bugs that are planted in the cores: each has to be found, or the promises that it breaks are not looked at.
+//! Bugs that are planted in the cores and beside them: each has to be found, or the promises that it breaks are not
+//! looked at.
+
+use std::cell::Cell;
 
 use xfer_migrate_core::planted as migrate;
 use xfer_transport_core::planted as transport;
@@ -6,19 +9,31 @@ use xfer_transport_core::planted as transport;
 use crate::scenario::Scenario;
 use crate::world;
 
-/// A bug in one of the cores.
+thread_local! {
+    static SOURCES_ARE_TRUSTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether nobody reads a source again after it was written, on this thread.
+pub fn sources_are_trusted() -> bool {
+    SOURCES_ARE_TRUSTED.get()
+}
+
+/// A bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bug {
     /// In the transport.
     Transport(transport::Bug),
     /// In the migration.
     Migrate(migrate::Bug),
+    /// In what runs them: nobody reads a source again after it was written.
+    TrustSources,
 }
 
 impl Bug {
     /// All bugs.
     pub fn all() -> impl Iterator<Item = Self> {
-        transport::Bug::ALL.into_iter().map(Self::Transport).chain(migrate::Bug::ALL.into_iter().map(Self::Migrate))
+        let cores = transport::Bug::ALL.into_iter().map(Self::Transport);
+        cores.chain(migrate::Bug::ALL.into_iter().map(Self::Migrate)).chain([Self::TrustSources])
     }
 
     /// Its name.
@@ -26,6 +41,7 @@ impl Bug {
         match self {
             Self::Transport(bug) => format!("{bug:?}"),
             Self::Migrate(bug) => format!("{bug:?}"),
+            Self::TrustSources => format!("{self:?}"),
         }
     }
 }
@@ -58,6 +74,7 @@ pub fn hunt(bug: Bug, from: u64, count: u64) -> Option<Found> {
 }
 
 fn plant(bug: Option<Bug>) {
+    SOURCES_ARE_TRUSTED.set(bug == Some(Bug::TrustSources));
     transport::plant(match bug {
         Some(Bug::Transport(bug)) => Some(bug),
         _ => None,
@@ -82,9 +99,10 @@ mod tests {
             Bug::Migrate(migrate::Bug::CommitWithoutSeals),
             Bug::Migrate(migrate::Bug::SealBeforeFence),
             Bug::Migrate(migrate::Bug::SwapAnyVersion),
+            Bug::TrustSources,
         ];
         for bug in bugs {
-            assert!(hunt(bug, 0, 500).is_some(), "{} is not found", bug.name());
+            assert!(hunt(bug, 0, 1000).is_some(), "{} is not found", bug.name());
         }
     }
 

@@ -163,7 +163,7 @@ impl Scenario {
         let pause = ms(*random.pick(&[50, 300, 700, 1300, 2600]));
         let machine = |random: &mut Random| if random.per_mille(350) { None } else { Some(other) };
         let mut add = |when, what| self.timeline.push((when, what));
-        match random.below(20) {
+        match random.below(21) {
             0 | 1 => {
                 add(when, Happening::Kill { rank, silently: random.per_mille(300) });
                 if random.per_mille(500) {
@@ -211,6 +211,7 @@ impl Scenario {
                 let step = *random.pick(&[Step::Verify, Step::Bulk]);
                 add(When::On(step, Some(other), Duration::ZERO), Happening::Decay(other));
             }
+            19 => add(when, Happening::ChangeSource(rank)),
             _ => add(when, Happening::Intrude(rank)),
         }
     }

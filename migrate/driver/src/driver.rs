@@ -16,11 +16,12 @@ use xfer_transport::{Channel, Endpoint, Grant, Incoming as FromPeer, PeerEvent, 
 use xfer_transport_core::{Deadline, PeerId, Time};
 
 use crate::forecast::TakeOver;
+use crate::generations;
 use crate::migrations::{HandOverError, MigrationsConfig, OfferError, Outgoing, Shared, StartError};
 use crate::pause;
 use crate::rescue::{HandOver, Rescue};
 use crate::source::SourceRun;
-use crate::store::{Store, Swap, Version};
+use crate::store::{Store, Version};
 use crate::target::TargetRun;
 use crate::trace::Ended;
 use crate::watch::{WATCH, look};
@@ -96,13 +97,10 @@ pub(crate) enum Job {
         migration: MigrationId,
         seal: Seal,
     },
-    Generation(GenerationRecord),
+    /// Generations that were found, or made by a proposal, oldest first; or why the store could not be asked.
+    Generations(Result<Vec<GenerationRecord>, String>),
     StoreLost {
         reason: String,
-    },
-    /// A generation that a proposal found or made.
-    Decided {
-        result: Result<GenerationRecord, String>,
     },
     Stop,
 }
@@ -143,7 +141,7 @@ pub(crate) fn start(
     queue: Receiver<Job>,
     config: MigrationsConfig,
 ) -> Result<(), StartError> {
-    let (version, generation) = first_generation(&*store)?;
+    let (version, generation) = generations::first(&*store)?;
     let asked = endpoint.now();
     store.get(GENERATION_KEY)?;
     let store_answers_in = endpoint.now().since(asked);
@@ -151,7 +149,7 @@ pub(crate) fn start(
 
     forward(endpoint.subscribe(CHANNEL), &shared.jobs, "xfer-migrate-in", Job::FromPeer)?;
     forward(endpoint.events(), &shared.jobs, "xfer-migrate-up", Job::PeerEvent)?;
-    watch_generation(Arc::clone(&store), shared, version)?;
+    watch_generation(Arc::clone(&store), shared, version, generation.generation)?;
     let worker = |name| Worker::start(name, shared.jobs.clone());
     let driver = Driver {
         context: Context {
@@ -175,17 +173,6 @@ pub(crate) fn start(
     Ok(())
 }
 
-/// The generation that is true now; writes the first one where there is none.
-fn first_generation(store: &dyn Store) -> Result<(Version, GenerationRecord), StartError> {
-    let initial = GenerationRecord::initial(Vec::new());
-    let (version, value) = match store.compare_and_swap(GENERATION_KEY, Version::ABSENT, initial.encode())? {
-        Swap::Won(version) => return Ok((version, initial)),
-        Swap::Lost(found) => (found.version, found.value),
-    };
-    let generation = GenerationRecord::decode(&value).map_err(|error| StartError::Generation(error.to_string()))?;
-    Ok((version, generation))
-}
-
 /// Passes what a subscription says on to the driver, as long as it is there.
 fn forward<T: Send + 'static>(
     from: Receiver<T>,
@@ -204,26 +191,38 @@ fn forward<T: Send + 'static>(
     Ok(())
 }
 
-/// Tells the driver of every generation that comes after `version`.
-fn watch_generation(store: Arc<dyn Store>, shared: &Arc<Shared>, mut version: Version) -> io::Result<()> {
+/// Tells the driver of every generation after `known`, which was found as `version`.
+fn watch_generation(
+    store: Arc<dyn Store>,
+    shared: &Arc<Shared>,
+    mut version: Version,
+    mut known: u64,
+) -> io::Result<()> {
     let jobs = shared.jobs.clone();
     let alive = Arc::downgrade(shared);
     let watch = move || {
         while alive.strong_count() > 0 {
-            let job = match look(&*store, GENERATION_KEY, version) {
+            let found = match look(&*store, GENERATION_KEY, version) {
                 Ok(None) => continue,
-                Ok(Some(found)) => {
-                    version = found.version;
-                    match GenerationRecord::decode(&found.value) {
-                        Ok(record) => Job::Generation(record),
-                        Err(error) => {
-                            Job::StoreLost { reason: format!("the store's generation can't be read: {error}") }
-                        }
+                Ok(Some(found)) => match GenerationRecord::decode(&found.value) {
+                    Ok(latest) => generations::up_to(&*store, known, latest).map(|records| (found.version, records)),
+                    // It stays as it is until it is replaced.
+                    Err(error) => {
+                        version = found.version;
+                        Err(format!("the store's generation can't be read: {error}"))
                     }
-                }
-                Err(error) => Job::StoreLost { reason: error.to_string() },
+                },
+                Err(error) => Err(error.to_string()),
             };
-            let is_lost = matches!(job, Job::StoreLost { .. });
+            let job = match found {
+                Ok((found, records)) => {
+                    version = found;
+                    known = records.last().map_or(known, |latest| latest.generation);
+                    Job::Generations(Ok(records))
+                }
+                Err(reason) => Job::Generations(Err(reason)),
+            };
+            let is_lost = matches!(job, Job::Generations(Err(_)));
             if jobs.send(job).is_err() {
                 return;
             }
@@ -322,8 +321,8 @@ impl Driver {
             Job::SealSeen { migration, seal } => {
                 self.with_target(migration, |target| target.input(now, Input::SealSeen { seal }));
             }
-            Job::Generation(record) | Job::Decided { result: Ok(record) } => self.generation_is(now, record),
-            Job::StoreLost { reason } | Job::Decided { result: Err(reason) } => {
+            Job::Generations(Ok(records)) => records.into_iter().for_each(|record| self.generation_is(now, record)),
+            Job::StoreLost { reason } | Job::Generations(Err(reason)) => {
                 self.tell_all(now, &Input::StoreLost { reason });
             }
             Job::Stop => {}
@@ -361,8 +360,8 @@ impl Driver {
         }
         // The offer may be quicker than the news of the generation that it is based on.
         if migration.generation > self.generation.generation {
-            match current_generation(&*self.context.store) {
-                Ok((_, record)) => self.generation_is(now, record),
+            match generations::since(&*self.context.store, self.generation.generation) {
+                Ok(records) => records.into_iter().for_each(|record| self.generation_is(now, record)),
                 Err(reason) => tracing::warn!(reason, "the store was not read again for an offer"),
             }
         }
@@ -459,27 +458,8 @@ impl Context {
         let (store, rank) = (Arc::clone(&self.store), self.endpoint.id().rank);
         let propose = move || {
             pause::at("propose", rank);
-            Some(Job::Decided { result: propose(&*store, record) })
+            Some(Job::Generations(generations::propose(&*store, record)))
         };
-        self.store_worker.run(propose, |reason| Some(Job::Decided { result: Err(reason) }));
+        self.store_worker.run(propose, |reason| Some(Job::Generations(Err(reason))));
     }
-}
-
-fn propose(store: &dyn Store, record: GenerationRecord) -> Result<GenerationRecord, String> {
-    let (version, current) = current_generation(store)?;
-    if current.generation != record.base {
-        return Ok(current);
-    }
-    let swap = store.compare_and_swap(GENERATION_KEY, version, record.encode());
-    match swap.map_err(|error| error.to_string())? {
-        Swap::Won(_) => Ok(record),
-        Swap::Lost(winner) => GenerationRecord::decode(&winner.value).map_err(|error| error.to_string()),
-    }
-}
-
-fn current_generation(store: &dyn Store) -> Result<(Version, GenerationRecord), String> {
-    let found = store.get(GENERATION_KEY).map_err(|error| error.to_string())?;
-    let found = found.ok_or("the store holds no generation")?;
-    let record = GenerationRecord::decode(&found.value).map_err(|error| error.to_string())?;
-    Ok((found.version, record))
 }

@@ -14,6 +14,7 @@
 mod bell;
 mod driver;
 mod forecast;
+mod generations;
 mod migrations;
 mod outcome;
 mod pause;

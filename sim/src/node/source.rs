@@ -14,6 +14,8 @@ use crate::client::Ask;
 use crate::endpoint::WriteFailure;
 use crate::memory::MemoryId;
 use crate::outside::Outside;
+#[cfg(feature = "planted")]
+use crate::planted::sources_are_trusted;
 use crate::shard::item;
 use crate::step::Step;
 use crate::store::StoreHost;
@@ -23,6 +25,12 @@ const RATE_UNKNOWN: RateInterval = RateInterval { low: 500_000, high: 5_000_000 
 
 /// What travels with the cut.
 pub const RECORD: &[u8] = b"step 41";
+
+/// Whether nobody reads a source again after it was written: a bug that can be planted.
+#[cfg(not(feature = "planted"))]
+const fn sources_are_trusted() -> bool {
+    false
+}
 
 /// One migration from a process.
 #[derive(Debug)]
@@ -145,7 +153,7 @@ impl Node {
         match run.session.handle(now, Input::Items(items)) {
             Ok(()) => {
                 for (item, memory) in added {
-                    out.checks.offered(run.session.migration(), &item);
+                    out.checks.offered(run.session.migration(), &item, out.memory.bytes(memory));
                     run.names.insert(item.name.to_string(), item.id);
                     run.items.insert(item.id, (item, memory));
                 }
@@ -175,15 +183,16 @@ impl Node {
         self.tell_source(out, now, input);
     }
 
-    /// What is being sent changes under the transport's hands.
+    /// What is being sent, or is still to be sent, changes under the transport's hands.
     pub fn change_source(&mut self, out: &mut Outside) {
-        let Some(run) = &self.source else { return };
-        let reading = self.reading.values().next().map(|(_, memory)| *memory);
-        if let Some(memory) = reading.or_else(|| run.items.values().next().map(|(_, memory)| *memory)) {
-            let changed = out.memory.bytes(memory).iter().map(|byte| !byte).collect();
-            out.memory.overwrite(memory, changed);
-            out.checks.changed(memory);
-        }
+        let Some(run) = self.source.as_ref().filter(|run| !run.over) else { return };
+        let being_sent = run.writes.values().filter_map(|write| self.reading.get(write)).next();
+        let to_be_sent = || run.items.iter().find(|(item, _)| !run.left.contains(item));
+        let item = being_sent.map(|(item, _)| *item).or_else(|| to_be_sent().map(|(item, _)| *item));
+        let Some((item, memory)) = item.and_then(|item| run.items.get(&item)) else { return };
+        let changed: Vec<u8> = out.memory.bytes(*memory).iter().map(|byte| !byte).collect();
+        out.checks.changed(run.session.migration(), item, *memory, &changed);
+        out.memory.overwrite(*memory, changed);
     }
 
     pub(super) fn tell_source(&mut self, out: &mut Outside, now: Time, input: Input) {
@@ -205,21 +214,31 @@ impl Node {
 
     pub(super) fn written(&mut self, out: &mut Outside, now: Time, write: u64, result: Result<u32, WriteFailure>) {
         let Some((item, memory)) = self.reading.get(&write).copied() else { return };
-        let held = matches!(&result, Err(failure) if !failure.fenced);
-        if !held {
+        let failure = match result {
+            // Each chunk was sound when it left. That all of them are of one moment shows when they are read again.
+            Ok(crc32c) => return self.run(out, Work::Compare(write, memory, crc32c)),
+            Err(failure) => failure,
+        };
+        if failure.fenced {
             self.reading.remove(&write);
         }
         let Some(run) = self.source.as_mut().filter(|run| run.writes.get(&item) == Some(&write)) else { return };
         run.writes.remove(&item);
-        let input = match result {
-            Ok(crc32c) => {
-                out.checks.counted(self.id, out.memory.bytes(memory).len() as u64);
-                Input::Written { item, crc32c }
-            }
-            Err(failure) => {
-                let retry = matches!(failure.cause, Cause::Damaged { .. });
-                Input::WriteFailed { item, retry, reason: format!("{:?}", failure.cause) }
-            }
+        let retry = matches!(failure.cause, Cause::Damaged { .. });
+        self.tell_source(out, now, Input::WriteFailed { item, retry, reason: format!("{:?}", failure.cause) });
+    }
+
+    /// What was written was compared with what is there now.
+    pub(super) fn compared(&mut self, out: &mut Outside, now: Time, write: u64, crc32c: u32, unchanged: bool) {
+        let Some((item, memory)) = self.reading.remove(&write) else { return };
+        let Some(run) = self.source.as_mut().filter(|run| run.writes.get(&item) == Some(&write)) else { return };
+        run.writes.remove(&item);
+        out.checks.counted(self.id, out.memory.bytes(memory).len() as u64);
+        let input = if unchanged || sources_are_trusted() {
+            Input::Written { item, crc32c }
+        } else {
+            out.checks.change_noticed();
+            Input::WriteFailed { item, retry: true, reason: "its memory changed while it was sent".to_owned() }
         };
         self.tell_source(out, now, input);
     }

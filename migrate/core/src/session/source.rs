@@ -1,5 +1,6 @@
 //! The side that leaves: it describes, sends and waits; it doesn't decide.
 
+mod alike;
 mod config;
 mod ending;
 mod state;

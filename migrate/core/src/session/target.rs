@@ -1,5 +1,6 @@
 //! A side that takes over: it grants, verifies, seals, and decides with the others.
 
+mod alike;
 mod ending;
 mod state;
 

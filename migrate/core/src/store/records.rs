@@ -10,6 +10,13 @@ use crate::codec::{DecodeError, Reader, Writer};
 /// The key of the ownership record: whichever generation is there is true.
 pub const GENERATION_KEY: &str = "generation";
 
+/// The key under which a generation stays that another one has replaced. Whoever replaces it writes it here before, so
+/// that somebody who looked away meanwhile still learns how a migration of his ended. The first generation of a job
+/// ended none, and isn't kept.
+pub fn kept_generation_key(generation: u64) -> String {
+    format!("{GENERATION_KEY}/{generation}")
+}
+
 /// What all claims begin with.
 pub const PEER_PREFIX: &str = "peer/";
 

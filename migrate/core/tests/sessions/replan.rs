@@ -169,3 +169,17 @@ fn what_a_target_was_told_not_to_wait_for_is_not_sent_any_more() {
     assert_eq!(session.plan().order, []);
     assert_eq!(outputs(&mut session), []);
 }
+
+#[test]
+fn what_fails_after_a_new_plan_was_made_is_sent_again() {
+    let mut session = source(1000);
+    give(&mut session, [Input::Items(vec![item(1, 10, 0, None), item(2, 10, 0, None)])]);
+    let offered = outputs(&mut session);
+    assert_eq!(written(&granted(&mut session, &offered)), [1, 2]);
+    give(&mut session, [Input::Written { item: ItemId(2), crc32c: 0 }, Input::Rate(rate(2000))]);
+    assert_eq!(session.plan().order, [], "both are under way");
+
+    let changed = Input::WriteFailed { item: ItemId(1), retry: true, reason: "its memory changed".to_owned() };
+    give(&mut session, [changed, said(0, Body::Damaged { item: ItemId(2), send: 1 })]);
+    assert_eq!(written(&outputs(&mut session)), [1, 2]);
+}
