@@ -43,6 +43,8 @@ pub struct Intake {
     counters: Arc<Counters>,
     /// Who is at the other end, once that is known.
     peer: Option<Arc<Peer>>,
+    /// It carries signs of life and nothing else.
+    only_beats: bool,
     chunk: Option<Arriving>,
     /// The link is about to end: chunks are read only to get at what follows them.
     discards: bool,
@@ -78,6 +80,7 @@ impl Intake {
             grants,
             counters,
             peer: None,
+            only_beats: false,
             chunk: None,
             discards: false,
             acks: Vec::new(),
@@ -92,6 +95,11 @@ impl Intake {
         self.peer = peer;
     }
 
+    /// Who is at the other end is known, and nothing but signs of life is taken from it.
+    pub(crate) fn take_only_beats(&mut self) {
+        self.only_beats = true;
+    }
+
     /// From here on nothing is written.
     pub(crate) fn discard_all(&mut self) {
         self.discards = true;
@@ -101,7 +109,7 @@ impl Intake {
     /// Whether what arrived so far has to be dealt with before anything else is taken in: what follows a greeting
     /// depends on whom it introduced.
     pub fn is_paused(&self) -> bool {
-        self.peer.is_none() && !self.discards && !self.messages.is_empty()
+        self.peer.is_none() && !self.only_beats && !self.discards && !self.messages.is_empty()
     }
 
     /// The other end has shown memory, which it may lend.
@@ -124,10 +132,16 @@ impl Intake {
     /// A message begins to arrive. Who has not been introduced may only greet, which takes few bytes: what a stranger
     /// can make us hold is bounded by that.
     pub fn begin_message(&self, header: &FrameHeader) -> Result<(), LinkError> {
-        if self.peer.is_none() && !self.discards && header.kind != FrameKind::Greeting {
-            return Err(LinkError::Violation(format!("a {:?} frame before the greeting", header.kind)));
+        let kind = header.kind;
+        match (&self.peer, self.only_beats) {
+            (None, true) if !matches!(kind, FrameKind::Greeting | FrameKind::Beat) => {
+                Err(LinkError::Violation(format!("a {kind:?} frame on a link for signs of life")))
+            }
+            (None, false) if !self.discards && kind != FrameKind::Greeting => {
+                Err(LinkError::Violation(format!("a {kind:?} frame before the greeting")))
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// A message has arrived whole.

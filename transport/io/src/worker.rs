@@ -381,8 +381,10 @@ impl Worker {
         {
             let mut inside = self.lock();
             inside.greetings.extend(answer.map(Greeting::encode));
-            // Nothing but signs of life is taken from a link that is for them.
-            inside.intake.set_peer((role != LinkRole::Beat).then(|| Arc::clone(peer)));
+            match role {
+                LinkRole::Beat => inside.intake.take_only_beats(),
+                _ => inside.intake.set_peer(Some(Arc::clone(peer))),
+            }
             inside.peer = Some(Arc::clone(peer));
             let _ = inside.machine.handle(Event::Welcomed, self.shared.now());
         }

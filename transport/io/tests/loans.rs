@@ -75,14 +75,14 @@ fn a_lost_link_loses_no_loan() {
     let loans = pair.receiver.borrow(CHANNEL);
     let region = shared(3);
     for round in 0..6 {
-        eventually("all links are there", || pair.receiver_links.open_links() == 3);
+        eventually("all links are there", || pair.receiver_links.open_links() == 4);
         let loan = lend(&pair, &region).expect("lent");
         if round % 2 == 0 {
             pair.receiver_links.cut(0);
         }
         let borrowed = loans.recv_timeout(PATIENCE).expect("a loan");
         assert_eq!(borrowed.is_intact(), Some(true));
-        // One in each round: of three links one may still be greeting, and without any the peer would be gone.
+        // One in each round: of its links one may still be greeting, and without any the peer would be gone.
         if round % 2 == 1 {
             pair.receiver_links.cut(0);
         }

@@ -56,12 +56,13 @@ mod tests {
     fn a_descriptor_that_finds_no_room_is_our_trouble_and_no_lie_of_the_peer() {
         let (here, there) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("two sockets");
-        let files = [here.as_fd(), there.as_fd()];
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(2))];
+        // Room for one is rounded up, and some more fit into it.
+        let files = [here.as_fd(); 16];
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(16))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         assert!(ancillary.push(SendAncillaryMessage::ScmRights(&files)));
         sendmsg(here.as_fd(), &[IoSlice::new(b"packet")], &mut ancillary, SendFlags::NOSIGNAL).expect("it is sent");
-        let said = receive(&there, &mut [0; 64]).expect_err("one of two doesn't fit").to_string();
+        let said = receive(&there, &mut [0; 64]).expect_err("sixteen don't fit").to_string();
         assert!(said.contains("more open files"), "{said}");
     }
 }
