@@ -178,6 +178,8 @@ fn a_withdrawn_notice_takes_its_hand_over_back() {
     leaving.protect(vec![0], vec![("all".to_owned(), 0)], vec![state("much", 0, 60_000_000)]);
     leaving.raise_notice("test", MINUTE).unwrap();
     let outgoing = leaving.bell().wait_for(Some(WAIT), || leaving.outgoing()).expect("it leaves");
+    // A target that hears of the offer after the end of it refuses it: it is based on a generation of the past.
+    first.bell().wait_for(Some(WAIT), || first.incoming()).expect("it hears of it");
     assert!(leaving.withdraw_notice("test"));
     assert_eq!(outgoing.wait(Some(WAIT)).unwrap().unwrap().kind, OutcomeKind::Withdrawn);
     assert_eq!(seen_by(&first).unwrap().kind, OutcomeKind::Withdrawn);
