@@ -15,11 +15,14 @@ use crate::{Lane, Time};
 /// transfer may also be over, and then this is what the limit loses, once.
 const GRACE: Duration = Duration::from_millis(5);
 
-/// Who is served first: the lower lane number, and within a lane what was asked for earlier.
+/// Who is served first: the lower lane number; within a lane what is short; then what was asked for earlier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Claim {
     /// Its lane.
     pub lane: Lane,
+    /// Whether its transfer is longer than [`SHORT_BYTES_MAX`](crate::limits::SHORT_BYTES_MAX). A short one costs all others little, and would wait long for
+    /// them: with a slow link, one peer's table of contents for another peer's gigabytes.
+    pub is_long: bool,
     /// Its place in the order in which transfers were asked for, over all peers.
     pub order: u64,
 }
@@ -119,7 +122,7 @@ mod tests {
     const CHUNK: u64 = 100_000;
 
     fn claim(lane: Lane, order: u64) -> Claim {
-        Claim { lane, order }
+        Claim { lane, is_long: true, order }
     }
 
     fn limited() -> Egress {
@@ -167,6 +170,14 @@ mod tests {
         assert_eq!(served[0], third);
         let expected: Vec<Claim> = [[first; 4], [second; 4]].concat();
         assert_eq!(served[1..9], expected);
+    }
+
+    #[test]
+    fn what_is_short_waits_for_nothing_long_of_its_lane() {
+        let [first, second] = [1, 2].map(|order| claim(Lane::Rescue, order));
+        let short = Claim { is_long: false, ..claim(Lane::Rescue, 3) };
+        let served = serve(&mut limited(), &mut vec![(first, 3), (second, 3), (short, 1)]);
+        assert_eq!(served, [first, short, first, first, second, second, second]);
     }
 
     #[test]

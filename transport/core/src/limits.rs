@@ -138,3 +138,7 @@ pub const fn lane_window_bytes(lane: Lane) -> u64 {
         Lane::Bulk => 4 << 20,
     }
 }
+
+/// While a limit on what leaves binds, a transfer of at most so many bytes goes before longer ones of its lane, whoever they
+/// are for: cursors, tables and small parameters, each of which delays the others by less than a usual chunk does.
+pub const SHORT_BYTES_MAX: u64 = 64 << 10;

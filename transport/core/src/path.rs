@@ -16,7 +16,7 @@ use self::life::set_timer;
 use crate::egress::{Claim, Egress, Wait};
 use crate::limits::{
     ACKS_PER_MESSAGE_MAX, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, ENDED_BATCH, ENDED_PER_MESSAGE_MAX, EXPRESS_BYTES_MAX,
-    EXPRESS_WINDOW_BYTES, STRANDED_MAX, TRANSFER_BYTES_MAX, TRANSFERS_PER_PEER_MAX,
+    EXPRESS_WINDOW_BYTES, SHORT_BYTES_MAX, STRANDED_MAX, TRANSFER_BYTES_MAX, TRANSFERS_PER_PEER_MAX,
 };
 use crate::message::{Ack, LinkMessage, LinkRole, Received};
 use crate::outbound::{Event, Extent, Outbound, Phase};
@@ -274,7 +274,8 @@ impl Path {
         for lane in lanes.iter().copied() {
             let Some((id, extent)) = self.front(lane, len_bytes_max) else { continue };
             let Some(transfer) = self.transfers.get_mut(&id) else { continue };
-            let claim = Claim { lane, order: transfer.request.order };
+            let is_long = transfer.request.len_bytes > SHORT_BYTES_MAX;
+            let claim = Claim { lane, is_long, order: transfer.request.order };
             match egress.ready(claim, now) {
                 Ok(()) => egress.take(claim, u64::from(extent.len_bytes)),
                 Err(Wait::All(again)) => return Next::Wait(wait.map_or(again, |wait| again.min(wait))),
