@@ -124,6 +124,7 @@ impl EngineBuilder {
         endpoint_config.chunk_bytes = config.chunk_bytes;
         endpoint_config.egress_bytes_per_s = config.egress_bytes_per_s;
         endpoint_config.busy_poll = config.busy_poll;
+        endpoint_config.fetches = config.shm_fetch;
         let endpoint = Endpoint::start(endpoint_config)?;
         publish_ticket(&*store, rank, incarnation, &endpoint.ticket())?;
 

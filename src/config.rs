@@ -65,6 +65,8 @@ pub struct Config {
     pub egress_bytes_per_s: Option<u64>,
     /// How long links look for more without sleeping.
     pub busy_poll: Duration,
+    /// Whether memory that isn't shared is fetched from processes of this machine.
+    pub shm_fetch: bool,
     /// Whether to listen where other machines reach us although nobody is asked who he is.
     pub insecure: bool,
     /// The file whose appearance is a notice.
@@ -217,6 +219,7 @@ impl Config {
             chunk_bytes: reader.value(&settings::CHUNK, parse::chunk)?,
             egress_bytes_per_s: reader.value(&settings::EGRESS, parse::rate)?,
             busy_poll: reader.value(&settings::BUSY_POLL, parse::duration)?,
+            shm_fetch: reader.value(&settings::SHM_FETCH, parse::switch)?,
             insecure: reader.value(&settings::INSECURE, parse::switch)?,
             notice_file: reader.optional(&settings::NOTICE_FILE, parse::text)?.map(PathBuf::from),
             grace: reader.value(&settings::GRACE, parse::duration)?,

@@ -99,6 +99,11 @@ pub(super) const BUSY_POLL: Setting = Setting {
     default: DefaultValue::Is("0s"),
     meaning: "How long links look for more without sleeping, up to `1ms`; for the lowest latency, where processors are free.",
 };
+pub(super) const SHM_FETCH: Setting = Setting {
+    name: "XFER_SHM_FETCH",
+    default: DefaultValue::Is("1"),
+    meaning: "`0` keeps processes of one machine from reading each other's memory: what isn't shared goes through a ring.",
+};
 pub(super) const INSECURE: Setting = Setting {
     name: "XFER_INSECURE",
     default: DefaultValue::Is("0"),
@@ -141,7 +146,7 @@ pub(super) const CONFIG: Setting = Setting {
 };
 
 /// Everything that can be set. At most 25: what nobody needs to set isn't here.
-pub const SETTINGS: [Setting; 19] = [
+pub const SETTINGS: [Setting; 20] = [
     STORE,
     STORE_TIMEOUT,
     START_TIMEOUT,
@@ -153,6 +158,7 @@ pub const SETTINGS: [Setting; 19] = [
     CHUNK,
     EGRESS,
     BUSY_POLL,
+    SHM_FETCH,
     INSECURE,
     NOTICE_FILE,
     GRACE,

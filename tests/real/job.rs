@@ -226,7 +226,7 @@ impl Job {
         match self.over {
             // Shared memory would lead past the proxies.
             Over::Tcp => command.env("XFER_TRANSPORTS", "tcp"),
-            Over::Shm if self.setup.in_rings => command.env("XFER_TRANSPORTS", "shm,tcp"),
+            Over::Shm if self.setup.in_rings => command.env("XFER_TRANSPORTS", "shm,tcp").env("XFER_SHM_FETCH", "0"),
             Over::Shm => command.env("XFER_TRANSPORTS", "shm,tcp").arg("arena=yes"),
             Over::Namespaces => command
                 .env("XFER_TRANSPORTS", "tcp")

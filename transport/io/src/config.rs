@@ -1,6 +1,7 @@
 //! How an endpoint is set up.
 
 use std::fmt;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,9 @@ pub struct EndpointConfig {
     /// How long a link, and whoever waits for a transfer, looks for more after something has happened before it sleeps, at
     /// most [`BUSY_POLL_MAX`]. A wake-up costs more than a message takes, and a processor that looks can do nothing else.
     pub busy_poll: Duration,
+    /// Whether memory that isn't shared is fetched from processes of this machine, where the system lets one read another's;
+    /// else it is passed through a ring.
+    pub fetches: bool,
     /// Which of our own backends to open, the preferred one first: each must be there. `None` takes all that are.
     pub transports: Option<Vec<BackendId>>,
     /// What moves bytes instead of our own backends, if there is any.
@@ -58,6 +62,7 @@ impl EndpointConfig {
             egress_bytes_per_s: None,
             lane_bytes_per_s: [None; Lane::ALL.len()],
             busy_poll: Duration::ZERO,
+            fetches: true,
             transports: None,
             backends: Vec::new(),
         }
@@ -93,8 +98,8 @@ impl EndpointConfig {
         }
         let Some(wanted) = &self.transports else {
             let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
-            match ShmBackend::bind() {
-                Ok(shm) => backends.push(Arc::new(shm)),
+            match self.open_shm() {
+                Ok(shm) => backends.push(shm),
                 // It reaches nobody whom TCP doesn't, so this process is only slower without it.
                 Err(error) => {
                     tracing::warn!("no shared memory here, peers on this machine are reached by tcp: {error}")
@@ -107,16 +112,18 @@ impl EndpointConfig {
             return Err(StartError::Config("no transport is wanted: name shm, tcp or both".into()));
         }
         let open = |id: &BackendId| match id {
-            BackendId::Shm => match ShmBackend::bind() {
-                Ok(shm) => Ok(Arc::new(shm) as Arc<dyn Backend>),
-                Err(error) => Err(StartError::NoSharedMemory(error)),
-            },
+            BackendId::Shm => self.open_shm().map_err(StartError::NoSharedMemory),
             BackendId::Tcp => self.open_tcp(),
             other => {
                 Err(StartError::Config(format!("{other} is not a transport of this build: name shm, tcp or both")))
             }
         };
         wanted.iter().map(open).collect()
+    }
+
+    fn open_shm(&self) -> io::Result<Arc<dyn Backend>> {
+        let shm = ShmBackend::bind()?;
+        Ok(Arc::new(if self.fetches { shm } else { shm.without_fetch() }))
     }
 
     fn open_tcp(&self) -> Result<Arc<dyn Backend>, StartError> {
@@ -148,6 +155,7 @@ impl fmt::Debug for EndpointConfig {
             .field("egress_bytes_per_s", &self.egress_bytes_per_s)
             .field("lane_bytes_per_s", &self.lane_bytes_per_s)
             .field("busy_poll", &self.busy_poll)
+            .field("fetches", &self.fetches)
             .field("transports", &self.transports)
             .field("backends", &backends)
             .finish()
