@@ -20,8 +20,8 @@ const GRACE: Duration = Duration::from_millis(5);
 pub struct Claim {
     /// Its lane.
     pub lane: Lane,
-    /// Whether its transfer is longer than [`SHORT_BYTES_MAX`](crate::limits::SHORT_BYTES_MAX). A short one costs all others little, and would wait long for
-    /// them: with a slow link, one peer's table of contents for another peer's gigabytes.
+    /// Whether its transfer is longer than [`SHORT_BYTES_MAX`](crate::limits::SHORT_BYTES_MAX). A short one costs all others
+    /// little, and would wait long for them: with a slow link, one peer's table of contents for another's gigabytes.
     pub is_long: bool,
     /// Its place in the order in which transfers were asked for, over all peers.
     pub order: u64,
