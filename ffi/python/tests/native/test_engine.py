@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -62,6 +63,15 @@ def filled(text: bytes) -> xfer.Memory:
     memory = xfer.Memory.allocate(len(text))
     memoryview(memory)[:] = text
     return memory
+
+
+def heard_of(target: xfer.Engine) -> xfer.Incoming:
+    """The hand-over to `target`, once it has heard of one."""
+    until = time.monotonic() + WAIT_S
+    while (incoming := target.incoming()) is None:
+        assert time.monotonic() < until, "no offer came"
+        time.sleep(0.001)
+    return incoming
 
 
 def test_memory_is_shared_with_python_and_keeps_its_owner_alive() -> None:
@@ -173,11 +183,12 @@ def test_a_withdrawn_notice_changes_nothing(engines: list[xfer.Engine]) -> None:
     outgoing.offer([State("w", "parameter", filled(b"weights"), target=0, version=3)])
     with pytest.raises(xfer.XferError, match="`w`"):
         outgoing.offer([State("w", "parameter", filled(b"weights"), target=0, version=3)])
+    # A target that hears of the offer after the end of it refuses it: it is based on a generation of the past.
+    incoming = heard_of(engines[0])
     assert outgoing.withdraw().kind == "withdrawn"
     with leaving.updating():
         pass
-    incoming = engines[0].incoming()
-    assert incoming is not None and incoming.wait(timeout=WAIT_S).kind == "withdrawn"
+    assert incoming.wait(timeout=WAIT_S).kind == "withdrawn"
 
 
 def test_the_store_is_shared(engines: list[xfer.Engine]) -> None:
