@@ -238,6 +238,43 @@ mod tests {
     }
 
     #[test]
+    fn a_link_that_was_displaced_has_nothing_to_abandon() {
+        let mut inbound = Inbound::default();
+        assert!(!inbound.abandoned(A), "it writes nothing");
+        inbound.begin(A, T, 0, 10, 0);
+        // The same attempt over another link: the sender has lost the first one.
+        assert_eq!(inbound.begin(B, T, 0, 10, 0), Begin::Place { displaced: Some(A) });
+        assert!(!inbound.abandoned(A));
+        assert!(inbound.abandoned(B));
+    }
+
+    #[test]
+    fn transfers_under_way_are_counted() {
+        let mut inbound = Inbound::default();
+        assert_eq!(inbound.live(), 0);
+        inbound.begin(A, T, 0, 10, 0);
+        inbound.begin(A, T, 10, 10, 0);
+        inbound.begin(B, TransferId(2), 0, 10, 0);
+        assert_eq!(inbound.live(), 2);
+        inbound.ended(T);
+        assert_eq!(inbound.live(), 1);
+    }
+
+    #[test]
+    fn of_more_gaps_than_are_remembered_the_oldest_is_closed() {
+        let mut set = IdSet::default();
+        // Every second number: each is a range of its own.
+        let most = IdSet::RANGES_MAX as u64;
+        (0..most).for_each(|index| set.insert(2 * index));
+        assert_eq!((set.ranges.len(), set.contains(1)), (IdSet::RANGES_MAX, false));
+        set.insert(2 * most);
+        assert_eq!(set.ranges.len(), IdSet::RANGES_MAX);
+        assert!(set.contains(1), "what may have been live is over");
+        assert!(set.contains(0) && set.contains(2) && set.contains(2 * most));
+        assert!(!set.contains(3) && !set.contains(2 * most - 1), "all other gaps stay");
+    }
+
+    #[test]
     fn transfers_under_way_are_limited_from_both_sides() {
         let mut inbound = Inbound::default();
         for id in 0..TRANSFERS_PER_PEER_MAX as u64 {

@@ -142,3 +142,16 @@ pub const fn lane_window_bytes(lane: Lane) -> u64 {
 /// While a limit on what leaves binds, a transfer of at most so many bytes goes before longer ones of its lane, whoever they
 /// are for: cursors, tables and small parameters, each of which delays the others by less than a usual chunk does.
 pub const SHORT_BYTES_MAX: u64 = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_holds_a_usual_chunk_and_a_lower_lane_gets_no_more() {
+        let windows = [Lane::Step, Lane::Rescue, Lane::Bulk].map(lane_window_bytes);
+        assert!(windows.is_sorted_by(|higher, lower| higher > lower), "{windows:?}");
+        // What a network of 100 Gb/s holds in 100 us, which is more than a usual chunk of 1 MiB.
+        assert!(Lane::ALL.map(lane_window_bytes).iter().all(|window| *window > 1_250_000));
+    }
+}

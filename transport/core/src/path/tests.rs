@@ -764,3 +764,15 @@ fn a_peer_without_links_is_given_up_after_three_seconds_and_one_that_gets_them_b
     assert!(!path.is_stranded(at(66_099)));
     assert!(path.is_stranded(at(66_100)));
 }
+
+#[test]
+fn as_many_answers_wait_as_transfers_may_be_under_way() {
+    let mut path = Path::new(PathConfig { chunk_bytes: 4096, windows: Windows::default() });
+    let ack = |offset| Ack { transfer: TransferId(1), offset, crc32c: 0 };
+    for offset in 0..TRANSFERS_PER_PEER_MAX as u64 {
+        path.acknowledge(ack(offset));
+    }
+    assert!(!path.is_overrun());
+    path.acknowledge(ack(0));
+    assert!(path.is_overrun(), "a peer that takes no answers");
+}
