@@ -103,6 +103,18 @@ mod tests {
     }
 
     #[test]
+    fn of_four_samples_the_lowest_and_the_highest_are_left_out() {
+        let mut meter = RateMeter::default();
+        meter.busy(at(0));
+        for (tick, bytes) in (1..).zip([1_000, 2_000, 3_000, 4_000]) {
+            meter.acknowledged(bytes, at(tick * 50));
+            let all = RateInterval { low: 20_000, high: bytes * 20 };
+            let expected = if tick < 4 { all } else { RateInterval { low: 40_000, high: 60_000 } };
+            assert_eq!(meter.interval(), Some(expected), "after {tick} samples");
+        }
+    }
+
+    #[test]
     fn one_hiccup_does_not_decide_but_a_trend_does() {
         let mut meter = RateMeter::default();
         meter.busy(at(0));

@@ -281,6 +281,17 @@ mod tests {
     }
 
     #[test]
+    fn only_the_loss_of_their_link_sends_messages_again() {
+        let mut streams = Streams::default();
+        push(&mut streams, A, 0);
+        assert!(streams.take_next().is_some());
+        streams.link_lost(false);
+        assert!(streams.take_next().is_none(), "another link was lost");
+        streams.link_lost(true);
+        assert_eq!(streams.take_next().map(|next| (next.stream, next.number)), Some((A, 0)));
+    }
+
+    #[test]
     fn bytes_of_a_channel_are_limited_from_both_sides() {
         let mut streams = Streams::default();
         let mib = Bytes::from(vec![0; 1 << 20]);

@@ -56,6 +56,11 @@ fn link_message() -> impl Strategy<Value = LinkMessage> {
     ]
 }
 
+fn reject_reason() -> impl Strategy<Value = RejectReason> {
+    use RejectReason::{Busy, Claimed, Job, Leaving, Malformed, NotMe, Superseded, Version};
+    proptest::sample::select(vec![Version, Job, Claimed, Superseded, NotMe, Busy, Leaving, Malformed])
+}
+
 fn greeting() -> impl Strategy<Value = Greeting> {
     let role = prop_oneof![Just(LinkRole::Control), Just(LinkRole::Data), Just(LinkRole::Beat)];
     let hello = (".{0,40}", peer(), any::<u64>(), any::<u64>(), peer(), role);
@@ -64,7 +69,7 @@ fn greeting() -> impl Strategy<Value = Greeting> {
             Greeting::Hello(Hello { job: cut(job, JOB_BYTES_MAX), from, nonce, session, to, role })
         }),
         (peer(), any::<u64>(), any::<u64>()).prop_map(|(id, nonce, session)| Greeting::Welcome { id, nonce, session }),
-        ".{0,80}".prop_map(|text| Greeting::Reject(RejectReason::Busy, cut(text, REASON_BYTES_MAX))),
+        (reject_reason(), ".{0,80}").prop_map(|(reason, text)| Greeting::Reject(reason, cut(text, REASON_BYTES_MAX))),
         Just(Greeting::Bye),
     ]
 }

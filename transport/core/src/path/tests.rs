@@ -776,3 +776,43 @@ fn as_many_answers_wait_as_transfers_may_be_under_way() {
     path.acknowledge(ack(0));
     assert!(path.is_overrun(), "a peer that takes no answers");
 }
+
+#[test]
+fn of_a_peer_that_goes_without_proof_only_what_never_left_is_fenced() {
+    let mut path = path();
+    let link = LinkId(1);
+    path.add_link(link, BackendId::Sim, LinkRole::Data);
+    let posted = path.write(request(Lane::Bulk, 8), ms(0)).expect("there is room");
+    assert!(matches!(path.next(link, ms(0), &mut Egress::default()), Next::Chunk(chunk) if chunk.transfer == posted));
+    let queued = path.write(request(Lane::Bulk, 8), ms(0)).expect("there is room");
+    path.close(false, ms(1));
+    let ends: Vec<(TransferId, bool)> = std::iter::from_fn(|| path.poll_event())
+        .filter_map(|event| match event {
+            PathEvent::Ended(id, End::Failed { fenced, .. }) => Some((id, fenced)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(ends, [(posted, false), (queued, true)]);
+}
+
+#[test]
+fn what_is_no_longer_than_64_kib_goes_before_longer_ones_of_its_lane() {
+    let link = LinkId(1);
+    // Another peer's transfer waits for the limit, and has a claim of its own.
+    let first_of_two = |len_bytes| {
+        let mut egress = Egress::default();
+        egress.set(Some(1_000), ms(0));
+        let (mut long, mut other) = (path(), path());
+        for path in [&mut long, &mut other] {
+            path.add_link(link, BackendId::Sim, LinkRole::Data);
+        }
+        long.write(request(Lane::Bulk, 1 << 20), ms(0)).expect("there is room");
+        assert!(matches!(long.next(link, ms(0), &mut egress), Next::Chunk(_)), "it may overdraw");
+        assert!(matches!(long.next(link, ms(0), &mut egress), Next::Wait(_)));
+        other.write(Request { order: 1, ..request(Lane::Bulk, len_bytes) }, ms(0)).expect("there is room");
+        let Next::Wait(again) = other.next(link, ms(0), &mut egress) else { panic!("the limit binds") };
+        matches!(other.next(link, again, &mut egress), Next::Chunk(_))
+    };
+    assert!(first_of_two(SHORT_BYTES_MAX));
+    assert!(!first_of_two(SHORT_BYTES_MAX + 1), "what was asked for earlier goes first");
+}

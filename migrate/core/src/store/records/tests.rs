@@ -43,3 +43,8 @@ fn another_format_is_refused_by_name() {
     let error = DrainOrder::decode(&[]).unwrap_err();
     assert_eq!(error.to_string(), "the bytes end inside the order's format");
 }
+
+#[test]
+fn every_rank_and_generation_has_keys_of_its_own() {
+    assert_eq!([peer_key(3), notice_key(3), kept_generation_key(3)], ["peer/3", "notice/3", "generation/3"]);
+}
