@@ -11,6 +11,7 @@ use xfer_transport_core::schedule::Windows;
 use xfer_transport_core::{PeerId, Time};
 
 use crate::check::{Broken, Seen};
+use crate::client::CALL_TIMEOUT;
 use crate::endpoint::Endpoint;
 use crate::happening::{Happening, When};
 use crate::network::{End, Network, Packet, WireId};
@@ -29,6 +30,10 @@ const EVENTS_MAX: u64 = 5_000_000;
 const REST: Duration = Duration::from_secs(
     limits::GENERATION_GRACE.as_secs() + limits::PROPOSAL_TIMEOUT.as_secs() + limits::SEAL_GRACE.as_secs() + 5,
 );
+
+/// How long somebody may not know the latest generation although all is well: a watcher whose answer was lost with half a frame waits
+/// for the rest of it as long as a call may take.
+const TOLD: Duration = Duration::from_millis(CALL_TIMEOUT.as_millis() as u64 + 1_000);
 
 /// What the follow-up hand-over may take, with nothing in its way.
 const FOLLOW_UP: Duration = Duration::from_secs(10);
@@ -400,6 +405,8 @@ impl World {
         }
         let settled = self.out.now.after(Duration::from_secs(2));
         while !self.is_over() && self.step(settled) {}
+        let told = self.out.now.after(TOLD);
+        while !self.is_over() && !self.all_know() && self.step(told) {}
         let bound = self.out.now.after(REST);
         while !self.is_over() && !self.all_connected() {
             if !self.step(bound) {
@@ -421,6 +428,12 @@ impl World {
             let endpoint = &self.nodes[here].endpoint;
             present.iter().all(|there| here == there || endpoint.peer(there.rank) == Some(*there))
         })
+    }
+
+    /// Whether everybody knows the generation that is true.
+    fn all_know(&self) -> bool {
+        let last = self.out.checks.history.last().map_or(0, |record| record.generation);
+        self.nodes.values().filter(|node| node.alive).all(|node| node.generation.generation == last)
     }
 
     /// P4, P13: everybody who lives and reaches the store knows the same generation. P1: nothing is left open.
