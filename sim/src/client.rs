@@ -328,7 +328,7 @@ impl Clients {
         self.run(out, store, at);
     }
 
-    /// A thread has found a generation: those that it has missed are read first.
+    /// A thread has found a generation: those that it has missed, as far as they are not there yet, are read first.
     fn found(
         &mut self,
         out: &mut Outside,
@@ -339,7 +339,7 @@ impl Clients {
     ) {
         let thread = &mut self.threads[at];
         let Some(call) = &mut thread.call else { return };
-        if known_to(call, thread.known) + 1 < latest.generation {
+        if next_missed(call, thread.known) < latest.generation {
             call.found = Some((latest, version));
             return self.run(out, store, at);
         }
@@ -350,16 +350,14 @@ impl Clients {
     fn missed(&mut self, out: &mut Outside, store: &mut StoreHost, at: usize, kept: Option<Versioned>) {
         let thread = &mut self.threads[at];
         let Some(call) = &mut thread.call else { return };
-        let next = next_missed(call, thread.known);
         let Some((latest, version)) = call.found.take() else { return };
-        if let Some(record) = kept.and_then(|kept| GenerationRecord::decode(&kept.value).ok()) {
-            call.missed.push(record);
-            if next + 1 < latest.generation {
-                call.found = Some((latest, version));
-                return self.run(out, store, at);
+        match kept.and_then(|kept| GenerationRecord::decode(&kept.value).ok()) {
+            Some(record) => {
+                call.missed.push(record);
+                self.found(out, store, at, latest, version);
             }
+            None => self.tell(out, store, at, latest, version),
         }
-        self.tell(out, store, at, latest, version);
     }
 
     fn tell(
