@@ -38,6 +38,16 @@ pub(super) fn watch(shared: &Shared, path: &Path, grace: Duration) {
 
 /// What is in the file; none if there is no file.
 fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match std::fs::metadata(path) {
+        // To open a pipe waits for its other end, and this thread has to end when it is told to.
+        Ok(found) if !found.is_file() => {
+            let words = "it is a pipe, a folder or a device: name an ordinary file";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, words));
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    }
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -160,6 +170,21 @@ mod tests {
             assert_eq!(left(text), None, "{text:?}");
         }
         assert!(said(b"\xff").is_none());
+    }
+
+    #[test]
+    fn what_could_keep_its_reader_waiting_is_not_opened() {
+        let folder = std::env::temp_dir().join(format!("xfer-notice-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let (pipe, file) = (folder.join("pipe"), folder.join("file"));
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo is everywhere");
+        assert!(made.success());
+        std::fs::write(&file, "30s").expect("a file");
+        let found = [&pipe, &folder].map(|path| read(path).expect_err("no ordinary file").kind());
+        let said = (read(&file).expect("a file"), read(&folder.join("none")).expect("none is no error"));
+        std::fs::remove_dir_all(&folder).expect("it is ours");
+        assert_eq!(found, [io::ErrorKind::InvalidInput; 2]);
+        assert_eq!(said, (content("30s"), None));
     }
 
     #[test]
