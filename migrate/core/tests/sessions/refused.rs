@@ -292,6 +292,21 @@ fn offers_that_make_no_sense_are_refused_to_the_source() {
 }
 
 #[test]
+fn a_target_takes_what_its_memory_holds_to_the_last_byte() {
+    let items = standard_items();
+    let needed_bytes: u64 = items.iter().filter(|item| item.target == RIGHT.rank).map(|item| item.bytes).sum();
+    let admits = |memory_bytes| {
+        let config = TargetConfig { me: RIGHT, migration: migration(), base: base(), memory_bytes };
+        let mut session = TargetSession::new(config);
+        for offer in [terms(), offer_of(1, items.clone())] {
+            assert_eq!(session.handle(NOW, from(SOURCE, Body::Offer(offer))), Ok(()));
+        }
+        session.state() != TargetState::Refused
+    };
+    assert_eq!([needed_bytes - 1, needed_bytes].map(admits), [false, true]);
+}
+
+#[test]
 fn more_items_than_the_cut_said_are_refused() {
     let mut session = new_target();
     let inputs = [

@@ -49,6 +49,16 @@ fn while_nobody_waits_for_the_link_it_is_used() {
 }
 
 #[test]
+fn what_has_to_leave_anyway_takes_its_time_before_it() {
+    let pieces = [piece(0, 10, 4)];
+    let ahead = Link { ahead_bytes: 20, ..link(99) };
+    for (computing, bound_ns) in [(Computing::After, 3 * S - 1), (Computing::Beside, 12 * S / 5 - 1)] {
+        let choice = choose(&pieces, ahead, computing);
+        assert_eq!((choice.sent, choice.end_ns, choice.bound_ns), (vec![true], 3 * S, bound_ns));
+    }
+}
+
+#[test]
 fn no_room_means_everything_is_computed() {
     let pieces = [piece(0, 10, 2), piece(1, 10, 3)];
     let choice = choose(&pieces, link(9), Computing::Beside);
