@@ -29,6 +29,8 @@ pub enum Bug {
     SwapAnyVersion,
     /// What saves least leaves first.
     CheapestFirst,
+    /// The store answers before what it answers for is on the disk.
+    AnswerBeforeDurable,
 }
 
 /// Whether this bug is planted here.
@@ -53,7 +55,7 @@ mod planted {
 
     impl Bug {
         /// All bugs of the migration.
-        pub const ALL: [Self; 12] = [
+        pub const ALL: [Self; 13] = [
             Self::CommitWithoutSeals,
             Self::TakeFromBystanders,
             Self::CommitWithoutAll,
@@ -66,6 +68,7 @@ mod planted {
             Self::LastFirst,
             Self::SwapAnyVersion,
             Self::CheapestFirst,
+            Self::AnswerBeforeDurable,
         ];
     }
 

@@ -8,12 +8,14 @@
 //! |---|---|
 //! | [`StoreState`] | values, versions, who wins a swap |
 //! | [`Service`] | a whole server without sockets: greetings, frames, waiting clients, limits |
+//! | [`journal`] | what is written down so that a store can be started again |
 //! | [`wire`] | bytes to requests and answers, and back |
 //! | [`records`] | what the well-known keys hold |
 //! | [`limits`] | how much of everything there may be, and why |
 //!
 //! Sockets and threads are in `xfer-migrate`.
 
+pub mod journal;
 pub mod limits;
 pub mod records;
 mod service;
@@ -26,7 +28,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use service::{ClientId, CloseReason, Service, ServiceLimits};
-pub use state::{Refusal, StateLimits, StoreState, check_key};
+pub use state::{Refusal, StateLimits, StoreState, Written, check_key};
 
 /// Which write a value comes from. Every write that wins gets the next number of the whole store, so the versions of
 /// a key only grow and none is used twice.

@@ -14,6 +14,17 @@ pub const KEYS_MAX: usize = 65_536;
 /// Most bytes of keys and values together: what the hosting process can spare beside its training.
 pub const TOTAL_BYTES_MAX: u64 = 256 << 20;
 
+/// The latest version that a journal may name: a store that wrote a million times a second would take 290,000 years to
+/// get there, and versions after it can be counted.
+pub const VERSION_MAX: u64 = u64::MAX / 2;
+
+/// A journal is written anew when it is twice as long as what the store holds, and this: so often that it stays short, and
+/// so seldom that nobody waits for it often.
+pub const JOURNAL_SLACK_BYTES: u64 = 64 << 20;
+
+/// Most bytes of a journal: twice what a store may hold, the slack, and heads of records. A longer one is another program's.
+pub const JOURNAL_BYTES_MAX: u64 = 1 << 30;
+
 /// Most clients at a time. A rank holds two or three connections; the usual soft limit of open files is 1024.
 pub const CLIENTS_MAX: usize = 900;
 

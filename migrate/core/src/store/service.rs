@@ -14,9 +14,10 @@ use std::fmt;
 
 use xfer_transport_core::Time;
 
-use super::state::{Refusal, StateLimits, StoreState};
+use super::state::{Refusal, StateLimits, StoreState, Written};
 use super::wire::{self, Answer, FrameError, GreetingError, Request};
 use super::{Swap, Version, limits};
+use crate::planted::{self, Bug};
 
 /// The store and its clients.
 ///
@@ -32,6 +33,21 @@ pub struct Service {
     /// Unfinished requests and unread answers of all clients.
     buffered_bytes: usize,
     limits: ServiceLimits,
+    journal: Option<Unwritten>,
+}
+
+/// What a service with a journal has not heard to be on the disk.
+#[derive(Debug, Default)]
+struct Unwritten {
+    writes: Vec<Written>,
+    /// Writes were taken, and nobody has said yet that they are on the disk.
+    on_their_way: bool,
+}
+
+impl Unwritten {
+    fn is_empty(&self) -> bool {
+        self.writes.is_empty() && !self.on_their_way
+    }
 }
 
 /// One connection, as the service knows it. No number is used twice.
@@ -127,13 +143,36 @@ impl Service {
     /// An empty store. `life` is drawn at random by the caller: it tells clients that they talk to another store than
     /// the one they wrote to, even if it listens at the same place.
     pub fn new(life: u64, limits: ServiceLimits) -> Self {
-        Self {
-            state: StoreState::new(limits.state),
-            life,
-            clients: BTreeMap::new(),
-            next_id: 0,
-            buffered_bytes: 0,
-            limits,
+        Self::of(life, StoreState::new(limits.state), limits, None)
+    }
+
+    /// A store with a journal, which held `state` the last time. It is the same store to its clients, as `life` says. The
+    /// caller writes down what [`Service::take_writes`] gives, and nobody hears of it before [`Service::writes_are_durable`].
+    pub fn journaled(life: u64, state: StoreState, limits: ServiceLimits) -> Self {
+        Self::of(life, state, limits, Some(Unwritten::default()))
+    }
+
+    fn of(life: u64, state: StoreState, limits: ServiceLimits, journal: Option<Unwritten>) -> Self {
+        Self { state, life, clients: BTreeMap::new(), next_id: 0, buffered_bytes: 0, limits, journal }
+    }
+
+    /// What the store holds.
+    pub fn state(&self) -> &StoreState {
+        &self.state
+    }
+
+    /// What has to be written down next; empty if there is nothing, or no journal. Until that is done there is no output.
+    #[must_use]
+    pub fn take_writes(&mut self) -> Vec<Written> {
+        let Some(journal) = &mut self.journal else { return Vec::new() };
+        journal.on_their_way |= !journal.writes.is_empty();
+        std::mem::take(&mut journal.writes)
+    }
+
+    /// All that was taken is on the disk.
+    pub fn writes_are_durable(&mut self) {
+        if let Some(journal) = &mut self.journal {
+            journal.on_their_way = false;
         }
     }
 
@@ -186,6 +225,11 @@ impl Service {
 
     /// What the caller should write to this client now; empty when there is nothing.
     pub fn output(&self, id: ClientId) -> &[u8] {
+        // An answer may tell of a write, its own or another's, and a crash must not take back what somebody knows.
+        let waits = self.journal.as_ref().is_some_and(|journal| !journal.is_empty());
+        if waits && !planted::is(Bug::AnswerBeforeDurable) {
+            return &[];
+        }
         self.clients.get(&id).map_or(&[], |client| &client.outbound[client.written..])
     }
 
@@ -300,9 +344,12 @@ impl Service {
             Err(error) => return self.refuse(now, id, error.to_string()),
             Ok(Request::Get { key }) => self.state.get(now, &key).map(Answer::Value),
             Ok(Request::Swap(swap)) => {
-                let key = swap.key.clone();
+                let (key, latest) = (swap.key.clone(), self.state.latest());
                 let swapped = self.state.compare_and_swap(now, swap);
-                if let Ok(Swap::Won(_)) = swapped {
+                if let Ok(Swap::Won(version)) = swapped {
+                    if version > latest {
+                        self.write_down(&key);
+                    }
                     self.wake(now, &key);
                 }
                 swapped.map(Answer::Swapped)
@@ -319,6 +366,12 @@ impl Service {
             Ok(Request::List { prefix, after }) => self.page(now, &prefix, &after),
         };
         self.answer(now, id, &answer.unwrap_or_else(Answer::Refused));
+    }
+
+    fn write_down(&mut self, key: &str) {
+        if let Some(journal) = &mut self.journal {
+            journal.writes.extend(self.state.written(key));
+        }
     }
 
     /// Answers everybody who waits for `key` to become newer.

@@ -6,6 +6,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 use xfer_transport_core::Time;
 
+use super::journal::{Record, ReplayError};
 use super::limits;
 use super::{Swap, SwapRequest, Token, Version, Versioned};
 use crate::planted::{self, Bug};
@@ -37,6 +38,26 @@ impl Entry {
     fn seen(&self, now: Time) -> Versioned {
         Versioned { version: self.version, value: self.value.clone(), age: now.since(self.written) }
     }
+
+    fn written_as(&self, key: &str) -> Written {
+        let Self { version, value, token, written } = self;
+        Written { key: key.to_owned(), value: value.clone(), version: *version, token: *token, at: *written }
+    }
+}
+
+/// A swap that won, as a journal keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// What was written.
+    pub key: String,
+    /// Its value.
+    pub value: Bytes,
+    /// Which write it is.
+    pub version: Version,
+    /// Which swap it was.
+    pub token: Token,
+    /// When, by the store's clock.
+    pub at: Time,
 }
 
 /// How much a [`StoreState`] takes; see [`limits`] for the reasons.
@@ -172,6 +193,56 @@ impl StoreState {
         let entries = self.entries.range((start, Bound::Unbounded));
         let entries = entries.take_while(move |(key, _)| key.starts_with(prefix)).take(entries_max);
         Ok(entries.map(move |(key, entry)| (key.as_str(), entry.seen(now))))
+    }
+
+    /// What `key` holds, as a journal keeps it.
+    pub(super) fn written(&self, key: &str) -> Option<Written> {
+        let entry = self.entries.get(key)?;
+        Some(entry.written_as(key))
+    }
+
+    /// All that has to be written down to have the same store again.
+    pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
+        let forgotten = (self.forgotten != Version::ABSENT).then_some(Record::Forgotten(self.forgotten));
+        let remembered = self.superseded.iter().map(|(token, version)| Record::Remembered(*token, *version));
+        let mut held: Vec<(&String, &Entry)> = self.entries.iter().collect();
+        held.sort_by_key(|(_, entry)| entry.version);
+        let held = held.into_iter().map(|(key, entry)| Record::Written(entry.written_as(key)));
+        forgotten.into_iter().chain(remembered).chain(held)
+    }
+
+    /// Does again what was written down, in the same order.
+    pub fn replay(&mut self, record: Record) -> Result<(), ReplayError> {
+        match record {
+            Record::Forgotten(version) => self.forgotten = self.forgotten.max(version),
+            Record::Remembered(token, version) => {
+                let max = self.limits.remembered_wins_max;
+                if self.superseded.len() >= max {
+                    return Err(ReplayError::TooManyRemembered { max });
+                }
+                self.superseded.push_back((token, version));
+            }
+            Record::Written(written) => {
+                if written.version <= self.latest || written.version.0 > limits::VERSION_MAX {
+                    return Err(ReplayError::Order { version: written.version, latest: self.latest });
+                }
+                check_key(&written.key)?;
+                self.latest = Version(written.version.0 - 1);
+                let Written { key, value, token, at, .. } = written;
+                self.write(at, SwapRequest { key, expected: Version::ABSENT, value, token, again: false })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The version of the latest write.
+    pub fn latest(&self) -> Version {
+        self.latest
+    }
+
+    /// Keys and values together.
+    pub fn total_bytes(&self) -> u64 {
+        self.total_bytes
     }
 
     /// The version under which `token` won, as far as that is remembered.

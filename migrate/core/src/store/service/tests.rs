@@ -297,3 +297,44 @@ fn a_long_listing_comes_in_pages_that_fit_a_frame() {
     assert_eq!(keys, (0..10).map(|number| format!("big/{number}")).collect::<Vec<_>>());
     assert_eq!(pages, 3);
 }
+
+#[test]
+fn with_a_journal_nobody_hears_of_a_write_before_it_is_durable() {
+    let limits = ServiceLimits::default();
+    let service = Service::journaled(42, StoreState::new(limits.state), limits);
+    let mut world = World { service, now: Time::ZERO, closed: Vec::new() };
+    let [writer, waiter, reader] = [(); 3].map(|()| world.client());
+    assert_eq!(world.ask(waiter, &wait("key", Version::ABSENT, SECOND)), None);
+    assert_eq!(world.ask(writer, &swap("key", Version::ABSENT, "value")), None);
+    assert_eq!(world.ask(reader, &get("key")), None, "what it would be told may be lost yet");
+    let writes = world.service.take_writes();
+    assert_eq!(
+        writes.iter().map(|write| (write.key.as_str(), write.version)).collect::<Vec<_>>(),
+        [("key", Version(1))]
+    );
+    assert_eq!(world.service.take_writes(), []);
+    assert_eq!([writer, waiter, reader].map(|id| world.answer(id)), [None, None, None], "it is still on its way");
+    world.service.writes_are_durable();
+    assert_eq!(world.answer(writer), Some(Answer::Swapped(Swap::Won(Version(1)))));
+    assert_eq!(
+        [waiter, reader].map(|id| value_of(world.answer(id))),
+        [const { Some(Bytes::from_static(b"value")) }; 2]
+    );
+}
+
+#[test]
+fn a_swap_that_is_asked_for_again_or_lost_is_not_written_down() {
+    let limits = ServiceLimits::default();
+    let service = Service::journaled(42, StoreState::new(limits.state), limits);
+    let mut world = World { service, now: Time::ZERO, closed: Vec::new() };
+    let writer = world.client();
+    let Request::Swap(first) = swap("key", Version::ABSENT, "value") else { unreachable!() };
+    assert_eq!(world.ask(writer, &Request::Swap(first.clone())), None);
+    assert_eq!(world.service.take_writes().len(), 1);
+    world.service.writes_are_durable();
+    assert!(world.answer(writer).is_some());
+    let again = Request::Swap(SwapRequest { again: true, ..first });
+    assert_eq!(world.ask(writer, &again), Some(Answer::Swapped(Swap::Won(Version(1)))));
+    assert!(matches!(world.ask(writer, &swap("key", Version(9), "other")), Some(Answer::Swapped(Swap::Lost(_)))));
+    assert_eq!(world.service.take_writes(), []);
+}
