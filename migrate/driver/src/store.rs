@@ -14,6 +14,7 @@ mod connection;
 mod error;
 mod hosting;
 mod identity;
+mod journal;
 mod limits;
 mod memory;
 mod server;
@@ -29,7 +30,7 @@ pub use hosting::{HostError, Hosted, host_or_connect};
 pub use identity::{ClaimError, claim_identity, host_name, publish_ticket};
 pub use limits::CLAIM_GRACE;
 pub use memory::MemoryStore;
-pub use server::{BindError, Exposure, StoreServer};
+pub use server::{BindError, Exposure, StoreFailure, StoreServer};
 pub use xfer_migrate_core::store::{Swap, Version, Versioned, records};
 
 /// Versioned values that are replaced only by somebody who knows what they replace.

@@ -27,3 +27,9 @@ pub const CLAIM_GRACE: Duration = Duration::from_secs(5);
 
 /// How often a claim is tried while others change it: each time somebody else has won, so more are never needed.
 pub(super) const CLAIM_ATTEMPTS_MAX: usize = 16;
+
+/// How old what a journal holds is taken to be after the machine was started again: older than the store can say.
+pub(super) const ANOTHER_BOOT: Duration = Duration::from_secs(50 * 24 * 3600);
+
+/// How often a journal is opened that its owner puts a new one in the place of, which takes an owner that does so all the time.
+pub(super) const JOURNAL_OPENS_MAX: usize = 8;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use xfer_migrate_core::store::{ClientId, CloseReason, Service, ServiceLimits};
 use xfer_transport_core::Time;
 
 use super::error::cause;
+use super::journal::{JournalFile, Opened};
 use super::limits::{ACCEPT_PAUSE, READ_BYTES};
 use super::random_u64;
 
@@ -51,6 +53,14 @@ pub enum BindError {
         /// Where it was to listen.
         address: SocketAddr,
     },
+    /// The journal can't be used.
+    #[error("the journal {} can't be used: {cause}", path.display())]
+    Journal {
+        /// Where it is.
+        path: PathBuf,
+        /// Why not.
+        cause: String,
+    },
     /// The system refuses for another reason.
     #[error("a store can't listen at {address}: {cause}")]
     System {
@@ -60,6 +70,30 @@ pub enum BindError {
         cause: String,
     },
 }
+
+/// Why a store stopped serving. What was answered for is in its journal, if it has one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreFailure {
+    /// The journal takes no more.
+    #[error(
+        "the store stops, as its journal {} can't be written ({cause}); nothing that it answered for is lost: \
+         make room, and start it with the same journal",
+        path.display()
+    )]
+    Journal {
+        /// Where it is.
+        path: PathBuf,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// The system doesn't let it wait for its clients.
+    #[error("the store stops: polling its clients failed ({0})")]
+    Poll(io::Error),
+}
+
+/// What is called when a store stops by itself, on its thread.
+type OnFailure = Box<dyn FnOnce(StoreFailure) + Send>;
 
 /// A store that this process serves over TCP until the value is dropped.
 #[derive(Debug)]
@@ -72,28 +106,63 @@ pub struct StoreServer {
 impl StoreServer {
     /// Serves a new, empty store at `address`; port 0 takes any free one.
     pub fn bind(address: SocketAddr, exposure: Exposure) -> Result<Self, BindError> {
+        Self::start(address, exposure, None, Box::new(|error| tracing::error!("{error}")))
+    }
+
+    /// Serves the store that the file `journal` tells of, or a new one if there is no such file. What it answers for is in
+    /// the journal before, so that a store that is started again, at the same address and with the same journal, is the
+    /// same store to its clients. `failed` is called if it stops by itself, since the journal can't be written any more.
+    pub fn bind_journaled(
+        address: SocketAddr,
+        exposure: Exposure,
+        journal: &Path,
+        failed: impl FnOnce(StoreFailure) + Send + 'static,
+    ) -> Result<Self, BindError> {
+        let opened = JournalFile::open(journal)
+            .map_err(|error| BindError::Journal { path: journal.to_owned(), cause: error.to_string() })?;
+        Self::start(address, exposure, Some(opened), Box::new(failed))
+    }
+
+    fn start(
+        address: SocketAddr,
+        exposure: Exposure,
+        opened: Option<Opened>,
+        failed: OnFailure,
+    ) -> Result<Self, BindError> {
         if exposure == Exposure::LoopbackOnly && !address.ip().is_loopback() {
             return Err(BindError::Exposed { address });
         }
-        let failed = |error: io::Error| match error.kind() {
+        let bind_error = |error: io::Error| match error.kind() {
             io::ErrorKind::AddrInUse => BindError::InUse { address },
             io::ErrorKind::AddrNotAvailable => BindError::NotLocal { address },
             _ => BindError::System { address, cause: cause(&error) },
         };
-        let listener = TcpListener::bind(address).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        let local_addr = listener.local_addr().map_err(failed)?;
+        let listener = TcpListener::bind(address).map_err(bind_error)?;
+        listener.set_nonblocking(true).map_err(bind_error)?;
+        let local_addr = listener.local_addr().map_err(bind_error)?;
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let stop = Arc::new(stop.map_err(io::Error::from).map_err(failed)?);
+        let stop = Arc::new(stop.map_err(io::Error::from).map_err(bind_error)?);
+        let limits = ServiceLimits::default();
+        let (service, journal, began) = match opened {
+            Some(Opened { journal, state, life, now }) => (Service::journaled(life, state, limits), Some(journal), now),
+            None => (Service::new(random_u64(), limits), None, Time::ZERO),
+        };
         let server = Loop {
             listener,
             stop: Arc::clone(&stop),
-            service: Service::new(random_u64(), ServiceLimits::default()),
+            service,
+            journal,
             streams: BTreeMap::new(),
             origin: Instant::now(),
+            began,
             accept_from: Time::ZERO,
         };
-        let thread = thread::Builder::new().name("xfer-store".to_owned()).spawn(|| server.run()).map_err(failed)?;
+        let run = || {
+            if let Err(error) = server.run() {
+                failed(error);
+            }
+        };
+        let thread = thread::Builder::new().name("xfer-store".to_owned()).spawn(run).map_err(bind_error)?;
         tracing::debug!(address = %local_addr, "serving a store");
         Ok(Self { local_addr, stop, thread: Some(thread) })
     }
@@ -118,8 +187,11 @@ struct Loop {
     listener: TcpListener,
     stop: Arc<OwnedFd>,
     service: Service,
+    journal: Option<JournalFile>,
     streams: BTreeMap<ClientId, TcpStream>,
     origin: Instant,
+    /// What the store's clock said at the origin.
+    began: Time,
     /// No connection is accepted before.
     accept_from: Time,
 }
@@ -135,18 +207,12 @@ struct Ready {
 }
 
 impl Loop {
-    fn run(mut self) {
+    fn run(mut self) -> Result<(), StoreFailure> {
         let mut bytes = vec![0; READ_BYTES];
         loop {
-            let ready = match self.poll() {
-                Ok(ready) => ready,
-                Err(error) => {
-                    tracing::error!(%error, "the store stops: polling its clients failed");
-                    return;
-                }
-            };
+            let ready = self.poll().map_err(StoreFailure::Poll)?;
             if ready.stop {
-                return;
+                return Ok(());
             }
             for id in ready.gone {
                 self.drop_client(id);
@@ -158,7 +224,11 @@ impl Loop {
                 self.accept();
             }
             self.service.handle_timeout(self.now());
-            self.write_all();
+            // A client that has read its answer may have sent its next request along, and that may write again.
+            while {
+                self.write_all();
+                self.write_down()?
+            } {}
             while let Some((id, reason)) = self.service.poll_closed() {
                 self.streams.remove(&id);
                 report_closed(reason);
@@ -167,7 +237,18 @@ impl Loop {
     }
 
     fn now(&self) -> Time {
-        Time::ZERO.after(self.origin.elapsed())
+        self.began.after(self.origin.elapsed())
+    }
+
+    /// Puts what was written into the journal; `true` if there was something.
+    fn write_down(&mut self) -> Result<bool, StoreFailure> {
+        let writes = self.service.take_writes();
+        let Some(journal) = self.journal.as_mut().filter(|_| !writes.is_empty()) else { return Ok(false) };
+        if let Err(cause) = journal.append(writes, self.service.state()) {
+            return Err(StoreFailure::Journal { path: journal.path().to_owned(), cause });
+        }
+        self.service.writes_are_durable();
+        Ok(true)
     }
 
     fn poll(&self) -> io::Result<Ready> {
@@ -264,7 +345,7 @@ impl Loop {
                 }
                 match stream.write(output) {
                     Ok(written) if written > 0 => {
-                        let now = Time::ZERO.after(self.origin.elapsed());
+                        let now = self.began.after(self.origin.elapsed());
                         self.service.sent(now, id, written);
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

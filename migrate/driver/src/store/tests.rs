@@ -2,6 +2,7 @@
 
 mod cutter;
 mod identity;
+mod journal;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
