@@ -87,7 +87,6 @@ const fn row(id: &'static str, name: &'static str, cells: [Option<Cell>; 9]) -> 
 /// The simulator sees that somebody refused; the words are for people, and looked at where processes are real.
 const REFUSES: Required = Refuses("");
 
-const JOURNAL: &str = "the store keeps no journal, in the product neither";
 const REGISTRATION: &str = "host memory needs no registration, and there is no other kind yet";
 const VERBS: &str = "there is no verbs backend yet";
 const NCCL: &str = "there is no NCCL backend yet";
@@ -143,8 +142,8 @@ pub const FAULTS: [Fault; 36] = [
         [r(Commits), r(Commits), s(Commits), r(Commits), s(Commits), None, s(Commits), None, r(Commits)]),
     row("F23", "an allocation fails",
         [s(REFUSES), r(REFUSES), r(REFUSES), r(REFUSES), s(Commits), s(Commits), s(Commits), None, r(REFUSES)]),
-    row("F24", "journal: disk full, torn write",
-        [None, None, r_absent(JOURNAL), None, None, None, r_absent(JOURNAL), r_absent(JOURNAL), r_absent(JOURNAL)]),
+    row("F24", "the store's disk is full: its next write is torn",
+        [None, None, r(Commits), None, None, None, r(Commits), r(Commits), r(Commits)]),
     row("F25", "registration of device or pinned memory fails",
         [None, r_absent(REGISTRATION), None, r_absent(REGISTRATION), s_absent(REGISTRATION), None, None, None, s_absent(REGISTRATION)]),
     row("F26", "the source changes while it is sent",

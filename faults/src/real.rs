@@ -329,6 +329,7 @@ pub const ROWS: &[Row] = &[
             (Resume, Commits),
         ],
     ),
+    row("F24", "journal_full", &[(Notice, Commits), (Commit, Commits), (Release, Commits), (Resume, Commits)]),
     // Words that can't be trusted end the connection, and with it the peer; the source, which has everything, stays.
     on_the_wire("F18", "message_flipped", &[(Bulk, RollsBack), (Resume, RollsBack)]),
     on_the_wire("F29", "chunks_late", &[(Bulk, RollsBack), (Delta, RollsBack)]),
@@ -343,11 +344,6 @@ pub const ABSENT: &[Absent] = &[
         fault: "F18",
         steps: &[Verify],
         reason: "everything has been written by then; a message that is flipped ends its connection, as at the steps before",
-    },
-    Absent {
-        fault: "F24",
-        steps: &[Notice, Commit, Release, Resume],
-        reason: "the store keeps no journal: what it held is gone with its process, which F03 stages",
     },
     Absent {
         fault: "F25",

@@ -9,9 +9,10 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use xfer::fuzzing;
+use xfer_migrate_core::store::journal::{Head, Journal, recover};
 use xfer_migrate_core::store::records::{DrainOrder, PeerClaim};
 use xfer_migrate_core::store::wire::{self, Answer, Request};
-use xfer_migrate_core::store::{Service, ServiceLimits};
+use xfer_migrate_core::store::{Service, ServiceLimits, StateLimits};
 use xfer_migrate_core::{Body, GenerationRecord, Manifest, Message, Seal, coverage};
 use xfer_transport_core::frame::{FrameError, FrameHeader};
 use xfer_transport_core::message::{Greeting, LinkMessage, Received};
@@ -102,6 +103,35 @@ pub fn store(bytes: &[u8]) -> bool {
         | comes_back(PeerClaim::decode(bytes), |claim| PeerClaim::decode(&claim.encode()))
         | comes_back(DrainOrder::decode(bytes), |order| DrainOrder::decode(&order.encode()))
         | matches!(wire::read_hello(bytes), Some(Ok(())))
+}
+
+/// The journal of a store: as it is, and as records whose lengths and checksums are put right.
+pub fn journal(bytes: &[u8]) -> bool {
+    let head = Head { life: 1, clock: [0; 16], ahead_ns: 0 };
+    let mut counted = head.encode().to_vec();
+    // Each record is preceded by its length and whether all before it was known to be on the disk.
+    let mut rest = bytes;
+    while let [len, durable, behind @ ..] = rest {
+        let (body, next) = behind.split_at(behind.len().min(usize::from(*len)));
+        let durable = if durable % 2 == 0 { 0 } else { counted.len() as u64 };
+        let summed = [&durable.to_le_bytes()[..], body].concat();
+        counted.extend_from_slice(&(body.len() as u32).to_le_bytes());
+        counted.extend_from_slice(&crc32c(&summed).to_le_bytes());
+        counted.extend_from_slice(&summed);
+        rest = next;
+    }
+    is_recovered(bytes) | (is_recovered(&counted) && !bytes.is_empty())
+}
+
+/// Whether bytes are a journal; if so, what it holds is the same after it was written anew.
+fn is_recovered(bytes: &[u8]) -> bool {
+    let Ok(found) = recover(bytes, StateLimits::default()) else { return false };
+    assert!(found.whole_bytes <= bytes.len() as u64);
+    let (journal, anew) = Journal::begin(&found.head, &found.state);
+    let again = recover(&anew, StateLimits::default()).expect("what was just written");
+    assert_eq!(again.whole_bytes, journal.len_bytes());
+    assert!(again.state.records().eq(found.state.records()), "a store is the same after it was written anew");
+    true
 }
 
 /// The manifest file of `xfer plan`. What is accepted can be planned, in finite numbers.

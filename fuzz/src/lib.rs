@@ -11,7 +11,7 @@ pub mod values;
 pub type Run = fn(&[u8]) -> bool;
 
 /// All of them, by the name of the target and of its corpus folder.
-pub const ALL: [(&str, Run); 19] = [
+pub const ALL: [(&str, Run); 20] = [
     ("frame", decoders::frame),
     ("packet", decoders::packet),
     ("link_message", decoders::link_message),
@@ -20,6 +20,7 @@ pub const ALL: [(&str, Run); 19] = [
     ("generation", decoders::generation),
     ("seal", decoders::seal),
     ("store", decoders::store),
+    ("journal", decoders::journal),
     ("manifest", decoders::manifest),
     ("tagged", decoders::tagged),
     ("notice", decoders::notice),

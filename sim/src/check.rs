@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use xfer_migrate_core::seal::{Leaf, root};
 use xfer_migrate_core::session::SourceSession;
+use xfer_migrate_core::store::Version;
 use xfer_migrate_core::{GenerationKind, GenerationRecord, Item, ItemId, MigrationId, RecomputeCost, Seal};
 use xfer_transport_core::integrity::crc32c;
 use xfer_transport_core::limits::FENCE_TIMEOUT;
@@ -185,6 +186,13 @@ impl Checks {
     /// A store of another life was refused by name.
     pub fn refuses_store(&mut self) {
         self.seen.refusals += 1;
+    }
+
+    /// P13: a store that was started again with its journal holds all that it had answered for.
+    pub fn store_kept(&mut self, answered_for: Version, latest: Version) {
+        self.demand("P13", latest >= answered_for, || {
+            format!("the store had answered for {answered_for}, and was started again with {latest}")
+        });
     }
 
     /// A rank refuses to take part, and says why.

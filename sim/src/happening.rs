@@ -74,10 +74,12 @@ pub enum Happening {
     },
     /// What happens to frames from now on.
     Mistreat(Mistreatment),
-    /// The store's process dies with all that it holds.
+    /// The store's process dies with all that it holds but its journal, if it keeps one.
     KillStore,
-    /// An empty store begins in its place.
+    /// A store begins in its place: of its journal, or empty.
     RestartStore,
+    /// The disk of a store that keeps a journal is full: its next write is torn, and it ends.
+    TearJournal,
     /// The store's process stops.
     PauseStore,
     /// It goes on.
@@ -126,7 +128,8 @@ impl fmt::Display for Happening {
             Self::Slow { bytes_per_s, jitter } => write!(f, "lines carry {bytes_per_s} B/s, with {jitter:?} of jitter"),
             Self::Mistreat(how) => write!(f, "frames are mistreated: {how:?}"),
             Self::KillStore => f.write_str("the store's process is killed"),
-            Self::RestartStore => f.write_str("the store begins another life"),
+            Self::RestartStore => f.write_str("the store is started again"),
+            Self::TearJournal => f.write_str("the store's disk is full"),
             Self::PauseStore => f.write_str("the store's process stops"),
             Self::ResumeStore => f.write_str("the store's process goes on"),
             Self::FailAllocations(rank, times) => write!(f, "rank {rank} gets no memory {times} times"),

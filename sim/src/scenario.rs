@@ -51,6 +51,8 @@ pub struct Scenario {
     pub heal_at: Duration,
     /// Whether a second attempt follows a withdrawn one while there is time.
     pub retries: bool,
+    /// Whether the store writes all down, and is started again as what it was.
+    pub keeps_journal: bool,
 }
 
 impl Scenario {
@@ -82,6 +84,7 @@ impl Scenario {
             timeline: vec![(When::At(SETTLED), Happening::Notice { rank: 0, left: Duration::from_secs(8) })],
             heal_at: Duration::from_secs(4),
             retries: false,
+            keeps_journal: false,
         }
     }
 
@@ -142,7 +145,26 @@ impl Scenario {
             };
             scenario.timeline.push((When::At(noticed), Happening::Mistreat(mistreatment)));
         }
+        scenario.journal(noticed, left);
         scenario
+    }
+
+    /// Half of all stores keep a journal; now and then the disk of one is full. Drawn from numbers of its own.
+    fn journal(&mut self, noticed: Duration, left: Duration) {
+        let mut random = Random::new(self.seed ^ 0x0d15_c0d1_5c0d_15c0);
+        let ms = Duration::from_millis;
+        self.keeps_journal = random.per_mille(500);
+        if !self.keeps_journal || random.per_mille(600) {
+            return;
+        }
+        let full = match random.below(2) {
+            0 => noticed + random.within(left.min(ms(1500)) + ms(100)),
+            _ => random.within(noticed),
+        };
+        self.timeline.push((When::At(full), Happening::TearJournal));
+        let after = ms(random.between(1, 1500));
+        self.timeline.push((When::At(full + after), Happening::RestartStore));
+        self.timeline.push((When::At(full + after + ms(random.between(50, 3000))), Happening::RestartStore));
     }
 
     /// One thing goes wrong, at some moment or some step, and perhaps right again.

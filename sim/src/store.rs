@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use xfer_migrate_core::GenerationRecord;
+use xfer_migrate_core::store::journal::{Head, Journal, Record, recover};
 use xfer_migrate_core::store::records::GENERATION_KEY;
 use xfer_migrate_core::store::wire::{self, Answer, Request};
-use xfer_migrate_core::store::{ClientId, Service, ServiceLimits, SwapRequest, Token, Version, limits};
+use xfer_migrate_core::store::{
+    ClientId, Service, ServiceLimits, StateLimits, StoreState, SwapRequest, Token, Version, limits,
+};
 use xfer_transport_core::{PeerId, Time};
 
 use crate::outside::{Event, Outside};
@@ -50,10 +53,30 @@ struct Line {
     client_open: bool,
 }
 
+/// What the store's process has written down, which outlives it.
+#[derive(Debug)]
+struct Disk {
+    bytes: Vec<u8>,
+    journal: Journal,
+    /// The next write is torn, and the process ends.
+    tears: bool,
+}
+
+/// What became of what had to be written down.
+#[derive(Debug, PartialEq, Eq)]
+enum WrittenDown {
+    Nothing,
+    All,
+    Torn,
+}
+
 /// The process that hosts the store.
 #[derive(Debug)]
 pub struct StoreHost {
     service: Option<Service>,
+    disk: Option<Disk>,
+    /// The latest write when it last said something: whoever heard it relies on that.
+    answered_for: Version,
     life: u64,
     lines: Vec<Line>,
     timer_at: Option<Time>,
@@ -67,9 +90,17 @@ pub struct StoreHost {
 
 impl StoreHost {
     /// A store that holds `generation`, and is as empty as a new one otherwise.
-    pub fn new(now: Time, generation: GenerationRecord) -> Self {
+    pub fn new(now: Time, generation: GenerationRecord, keeps_journal: bool) -> Self {
+        let disk = keeps_journal.then(|| {
+            let head = Head { life: 1, clock: [0; 16], ahead_ns: 0 };
+            let (mut journal, bytes) = Journal::begin(&head, &StoreState::new(StateLimits::default()));
+            journal.synced();
+            Disk { bytes, journal, tears: false }
+        });
         let mut host = Self {
             service: None,
+            disk,
+            answered_for: Version::ABSENT,
             life: 1,
             lines: Vec::new(),
             timer_at: None,
@@ -83,6 +114,18 @@ impl StoreHost {
         host
     }
 
+    /// Whether what it holds outlives its process.
+    pub fn keeps_journal(&self) -> bool {
+        self.disk.is_some()
+    }
+
+    /// Whether its next write is torn.
+    pub fn tear_next_write(&mut self, tears: bool) {
+        if let Some(disk) = &mut self.disk {
+            disk.tears = tears;
+        }
+    }
+
     /// Whether it runs.
     pub fn is_up(&self) -> bool {
         self.service.is_some()
@@ -94,7 +137,20 @@ impl StoreHost {
     }
 
     fn start(&mut self, now: Time) {
-        let mut service = Service::new(self.life, ServiceLimits::default());
+        let limits = ServiceLimits::default();
+        let service = match &mut self.disk {
+            None => Service::new(self.life, limits),
+            Some(disk) => {
+                let found = recover(&disk.bytes, limits.state).expect("what is on the disk was written by a store");
+                disk.bytes.truncate(found.whole_bytes as usize);
+                disk.journal = Journal::of(found.whole_bytes);
+                Service::journaled(found.head.life, found.state, limits)
+            }
+        };
+        self.begin(now, service);
+    }
+
+    fn begin(&mut self, now: Time, mut service: Service) {
         let reader = service.open(now);
         if let Some(reader) = reader {
             service.receive(now, reader, &wire::hello());
@@ -102,7 +158,6 @@ impl StoreHost {
             service.sent(now, reader, welcome_bytes);
         }
         self.reader = reader;
-        self.seen = Version::ABSENT;
         self.service = Some(service);
     }
 
@@ -116,12 +171,31 @@ impl StoreHost {
             again: false,
         };
         self.ask_as_reader(now, &Request::Swap(swap));
+        self.write_down();
         if let Some((service, reader)) = self.service.as_mut().zip(self.reader) {
             let answer_bytes = service.output(reader).len();
             service.sent(now, reader, answer_bytes);
         }
         self.seen = Version(1);
         self.wait_as_reader(now);
+    }
+
+    /// Puts what was written onto the disk, if there is one; whole, unless the disk tears it.
+    fn write_down(&mut self) -> WrittenDown {
+        let Some((service, disk)) = self.service.as_mut().zip(self.disk.as_mut()) else { return WrittenDown::Nothing };
+        let writes = service.take_writes();
+        if writes.is_empty() {
+            return WrittenDown::Nothing;
+        }
+        for written in writes {
+            disk.journal.append(&Record::Written(written), &mut disk.bytes);
+        }
+        if disk.tears {
+            return WrittenDown::Torn;
+        }
+        disk.journal.synced();
+        service.writes_are_durable();
+        WrittenDown::All
     }
 
     fn ask_as_reader(&mut self, now: Time, request: &Request) {
@@ -243,19 +317,21 @@ impl Outside {
         self.after_service(store)
     }
 
-    /// Carries off what the service has to say.
+    /// Carries off what the service has to say, and writes down what it may not say before, as its server does.
     fn after_service(&mut self, store: &mut StoreHost) -> Option<GenerationRecord> {
         let now = self.now;
-        let decided = store.read_along(now);
-        for at in 0..store.lines.len() {
-            let Some((service, client)) = store.service.as_mut().zip(store.lines[at].client) else { continue };
-            let output = service.output(client);
-            if output.is_empty() {
-                continue;
+        let mut decided = None;
+        loop {
+            decided = store.read_along(now).or(decided);
+            self.say_all(store);
+            match store.write_down() {
+                WrittenDown::Nothing => break,
+                WrittenDown::All => {}
+                WrittenDown::Torn => {
+                    self.tear(store);
+                    return decided;
+                }
             }
-            let bytes = output.to_vec();
-            service.sent(now, client, bytes.len());
-            self.send_to_client(store, Connection(at), Parcel::Bytes(bytes));
         }
         while let Some((client, _)) = store.service.as_mut().and_then(Service::poll_closed) {
             if let Some(at) = store.lines.iter().position(|line| line.client == Some(client)) {
@@ -271,6 +347,38 @@ impl Outside {
             self.schedule(at.max(now.after(Duration::from_micros(1))), Event::Store(StoreEvent::Timer));
         }
         decided
+    }
+
+    fn say_all(&mut self, store: &mut StoreHost) {
+        let now = self.now;
+        for at in 0..store.lines.len() {
+            let Some((service, client)) = store.service.as_mut().zip(store.lines[at].client) else { continue };
+            let output = service.output(client);
+            if output.is_empty() {
+                continue;
+            }
+            let bytes = output.to_vec();
+            store.answered_for = service.state().latest();
+            service.sent(now, client, bytes.len());
+            self.send_to_client(store, Connection(at), Parcel::Bytes(bytes));
+        }
+    }
+
+    /// The disk took some of what was written last, perhaps all of it, perhaps with something else behind it; and the
+    /// store, which doesn't know what it took, ends.
+    fn tear(&mut self, store: &mut StoreHost) {
+        let Some(disk) = &mut store.disk else { return };
+        disk.tears = false;
+        let unsure_bytes = disk.journal.len_bytes() - disk.journal.durable_bytes();
+        let kept_bytes = self.random.below(unsure_bytes + 1);
+        disk.bytes.truncate((disk.journal.durable_bytes() + kept_bytes) as usize);
+        if self.random.per_mille(300) {
+            let garbage = (0..self.random.below(40)).map(|_| self.random.below(256) as u8).collect::<Vec<_>>();
+            disk.bytes.extend(garbage);
+        }
+        let words = move || format!("its disk took {kept_bytes} of {unsure_bytes} bytes, and no more");
+        self.trace.add(self.now, Who::Store, "fault", words);
+        self.kill_store(store);
     }
 
     /// Whether a parcel for a client gets through now; else it is held back.
@@ -307,12 +415,13 @@ impl Outside {
         }
     }
 
-    /// The store's process dies: all that it held is gone, as it keeps nothing on a disk.
+    /// The store's process dies, with all that it held but what is on its disk.
     pub fn kill_store(&mut self, store: &mut StoreHost) {
         if store.service.take().is_none() {
             return;
         }
-        self.trace.add(self.now, Who::Store, "fault", || "its process dies, and all that it held is gone".to_owned());
+        let left = if store.keeps_journal() { "its journal is left" } else { "all that it held is gone" };
+        self.trace.add(self.now, Who::Store, "fault", || format!("its process dies, and {left}"));
         store.reader = None;
         store.paused = false;
         for at in 0..store.lines.len() {
@@ -323,10 +432,20 @@ impl Outside {
         }
     }
 
-    /// An empty store begins at the same address, as another life.
-    pub fn restart_store(&mut self, store: &mut StoreHost) {
+    /// A store begins at the same address: the same one if there is a journal, else an empty one, as another life. What was
+    /// decided and never said.
+    pub fn restart_store(&mut self, store: &mut StoreHost) -> Option<GenerationRecord> {
         if store.is_up() {
-            return;
+            return None;
+        }
+        if store.keeps_journal() {
+            store.start(self.now);
+            let latest = store.service.as_ref().map_or(Version::ABSENT, |service| service.state().latest());
+            self.checks.store_kept(store.answered_for, latest);
+            self.trace
+                .add(self.now, Who::Store, "store", || format!("it is started again, and holds all up to {latest}"));
+            store.wait_as_reader(self.now);
+            return self.after_service(store);
         }
         store.life += 1;
         store.start(self.now);
@@ -334,6 +453,7 @@ impl Outside {
         store.write_first(self.now, &first);
         let life = store.life;
         self.trace.add(self.now, Who::Store, "store", || format!("an empty store begins as life {life}"));
+        None
     }
 }
 

@@ -120,7 +120,7 @@ impl World {
         out.checks.window_bytes = WINDOW_BYTES;
         out.checks.history.push(first.clone());
         let mut world = Self {
-            store: StoreHost::new(Time::ZERO, first),
+            store: StoreHost::new(Time::ZERO, first, scenario.keeps_journal),
             out,
             nodes: BTreeMap::new(),
             waiting: Vec::new(),
@@ -243,14 +243,22 @@ impl World {
                 None
             }
         };
-        if let Some(record) = decided {
-            let text = format!("generation {}: {}, owners {:?}", record.generation, record.kind, record.owners);
-            self.out.trace.add(self.out.now, Who::Store, "store", || text);
-            self.out.checks.decided(&self.out.memory, &record);
-            if let Some(source) = record.source {
-                self.out.reach(Step::Release, source);
-            }
+        self.decided(decided);
+    }
+
+    fn decided(&mut self, record: Option<GenerationRecord>) {
+        let Some(record) = record else { return };
+        let text = format!("generation {}: {}, owners {:?}", record.generation, record.kind, record.owners);
+        self.out.trace.add(self.out.now, Who::Store, "store", || text);
+        self.out.checks.decided(&self.out.memory, &record);
+        if let Some(source) = record.source {
+            self.out.reach(Step::Release, source);
         }
+    }
+
+    fn restart_store(&mut self) {
+        let decided = self.out.restart_store(&mut self.store);
+        self.decided(decided);
     }
 
     /// The front of a pipe arrives.
@@ -385,7 +393,8 @@ impl World {
             node.endpoint.job = "job".to_owned();
         }
         self.store.paused = false;
-        self.out.restart_store(&mut self.store);
+        self.store.tear_next_write(false);
+        self.restart_store();
         self.out.release_held();
         self.out.release_held_by_store(&mut self.store);
     }

@@ -74,6 +74,8 @@ pub enum Fault {
     LinkShaped,
     /// The target's settings are of another job.
     OtherJob,
+    /// The disk of the store's journal is full when it writes next; it ends, and is started again.
+    JournalFull,
 }
 
 impl Fault {
@@ -85,6 +87,7 @@ impl Fault {
             Self::FewFiles => setup.target_arguments.push("files=8".into()),
             Self::OtherJob => setup.target_environment.push(("XFER_JOB", "another".into())),
             Self::ClocksJump => setup.clocks = true,
+            Self::JournalFull => setup.journal = true,
             Self::Scribble => setup.in_rings = true,
             Self::PortTaken => {
                 let taken = TcpListener::bind("127.0.0.1:0")?;
@@ -169,6 +172,7 @@ impl Fault {
                 namespaces(job)?.shape(SOURCE, SHAPED_BITS_PER_S)?;
                 job.rank(SOURCE).ask("deadline 3000").map(drop)
             }
+            Self::JournalFull => job.store.as_mut().ok_or("there is no store")?.fill_disk(),
             // In force from the start.
             Self::NoRoom | Self::FewFiles | Self::OtherJob | Self::PortTaken => Ok(()),
         }

@@ -2,16 +2,18 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions, getrlimit, kill_process, setrlimit, waitpid};
 use serde_json::Value;
 use tempfile::TempDir;
 use xfer::migrate::GenerationRecord;
-use xfer::store::{Exposure, Store, StoreServer, TcpStore};
+use xfer::store::{Exposure, Store, StoreServer, Swap, TcpStore, Version};
 use xfer_faults::Over;
 
 use crate::clock;
@@ -102,6 +104,19 @@ impl Process {
         Ok(())
     }
 
+    /// Waits until it is gone.
+    pub fn gone(&mut self) -> Outcome<()> {
+        let until = Instant::now() + WAIT;
+        while self.child.try_wait()?.is_none() {
+            if Instant::now() > until {
+                return Err(format!("{} doesn't end", self.name).into());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.dead = true;
+        Ok(())
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -146,6 +161,8 @@ pub struct Setup {
     pub in_rings: bool,
     /// Whether each rank has a wall clock of its own.
     pub clocks: bool,
+    /// Whether the store keeps a journal.
+    pub journal: bool,
     /// An address that somebody else listens on.
     pub taken: Option<TcpListener>,
     /// Words for the program of the rank that something is done to.
@@ -181,6 +198,7 @@ pub struct Job {
 pub struct StoreProcess {
     pub process: Process,
     pub address: SocketAddr,
+    journal: Option<PathBuf>,
 }
 
 impl Job {
@@ -189,7 +207,8 @@ impl Job {
         let folder = tempfile::tempdir()?;
         let pauses = Pauses::start(folder.path())?;
         let namespaces = if over == Over::Namespaces { Some(Namespaces::start()?) } else { None };
-        let store = start_store(namespaces.as_ref())?;
+        let journal = setup.journal.then(|| folder.path().join("journal"));
+        let store = start_store(namespaces.as_ref(), None, journal)?;
         let proxies = if proxied { Some(Proxies::start(store.address)?) } else { None };
         let mut job = Self {
             proxies,
@@ -303,6 +322,24 @@ impl Job {
 }
 
 impl StoreProcess {
+    /// The disk is full for whatever the store writes next, which it is made to do; it ends, and is started again with what
+    /// its journal holds. What was to be written is asked for until it is done.
+    pub fn fill_disk(&mut self) -> Outcome<()> {
+        let journal = self.journal.clone().ok_or("the store keeps no journal")?;
+        self.process.ask("full")?;
+        let address = self.address.to_string();
+        let store = TcpStore::connect(&address, WAIT)?;
+        thread::scope(|scope| {
+            let written = scope.spawn(|| store.compare_and_swap("full", Version::ABSENT, vec![7; 1000].into()));
+            self.process.gone()?;
+            *self = start_store(None, Some(self.address), Some(journal))?;
+            match written.join().map_err(|_| "a call of the store panicked")?? {
+                Swap::Won(_) => Ok(()),
+                Swap::Lost(_) => Err("somebody else writes the same".into()),
+            }
+        })
+    }
+
     /// Asked of the process itself, which alone can be reached from wherever it is.
     fn generation(&mut self) -> Outcome<Option<GenerationRecord>> {
         let held = self.process.ask("generation")?;
@@ -312,15 +349,21 @@ impl StoreProcess {
     }
 }
 
-fn start_store(namespaces: Option<&Namespaces>) -> Outcome<StoreProcess> {
-    let listen = match namespaces {
+/// Starts a store where another one was, or wherever there is room.
+fn start_store(
+    namespaces: Option<&Namespaces>,
+    at: Option<SocketAddr>,
+    journal: Option<PathBuf>,
+) -> Outcome<StoreProcess> {
+    let listen = at.unwrap_or_else(|| match namespaces {
         Some(_) => Namespaces::store_address(),
         None => SocketAddr::from(([127, 0, 0, 1], 0)),
-    };
-    let command = program(&["store", &listen.to_string()], namespaces.map(Namespaces::store))?;
+    });
+    let mut command = program(&["store", &listen.to_string()], namespaces.map(Namespaces::store))?;
+    command.args(&journal);
     let mut process = Process::start("the store".to_owned(), command)?;
     let address = process.answer()?["ready"].as_str().unwrap_or_default().parse()?;
-    Ok(StoreProcess { process, address })
+    Ok(StoreProcess { process, address, journal })
 }
 
 /// This very program, to play another part, in a network of its own if one is named.
@@ -343,14 +386,22 @@ fn program(words: &[&str], namespace: Option<&str>) -> Outcome<Command> {
 }
 
 /// The store as a process of its own, until its input ends; says what it holds when it is asked.
-pub fn serve_store(listen: &str) {
-    let listen: SocketAddr = listen.parse().expect("real store ADDRESS");
+pub fn serve_store(listen: &str, journal: Option<&str>) {
+    let listen: SocketAddr = listen.parse().expect("real store ADDRESS [JOURNAL]");
     // Off the loopback it stands in a network that this job has for itself.
     let exposure = if listen.ip().is_loopback() { Exposure::LoopbackOnly } else { Exposure::AnyInterface };
-    let server = StoreServer::bind(listen, exposure).expect("a free port");
-    let address = server.local_addr().to_string();
+    let server = match journal {
+        None => StoreServer::bind(listen, exposure),
+        Some(journal) => StoreServer::bind_journaled(listen, exposure, Path::new(journal), |_| std::process::exit(1)),
+    };
+    let address = server.as_ref().expect("a free port").local_addr().to_string();
     println!("{}", serde_json::json!({ "ready": address }));
-    for _ in std::io::stdin().lock().lines() {
+    for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        if let Some(journal) = journal.filter(|_| line == "full") {
+            limit_files(journal).expect("a limit that is lower");
+            println!("{}", serde_json::json!({}));
+            continue;
+        }
         let found = TcpStore::connect(&address, WAIT).and_then(|store| store.get("generation"));
         let answer = match found {
             Ok(found) => serde_json::json!({ "record": found.map(|found| found.value.to_vec()) }),
@@ -358,4 +409,13 @@ pub fn serve_store(listen: &str) {
         };
         println!("{answer}");
     }
+}
+
+/// Of what is written into `journal` next, a few bytes fit.
+fn limit_files(journal: &str) -> std::io::Result<()> {
+    // Without a handler, the signal that comes with it would end the process.
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())?;
+    let most = std::fs::metadata(journal)?.len() + 20;
+    let limits = Rlimit { current: Some(most), ..getrlimit(Resource::Fsize) };
+    Ok(setrlimit(Resource::Fsize, limits)?)
 }

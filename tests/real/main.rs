@@ -40,7 +40,10 @@ fn main() {
             let rank = rest.first().and_then(|word| word.parse().ok()).expect("real rank N");
             rank::main(rank, &rest[1..]);
         }
-        Some((part, rest)) if part == "store" => job::serve_store(rest.first().expect("real store ADDRESS")),
+        Some((part, rest)) if part == "store" => {
+            let address = rest.first().expect("real store ADDRESS [JOURNAL]");
+            job::serve_store(address, rest.get(1).map(String::as_str));
+        }
         Some((part, _)) if part == "matrix" => matrix(),
         _ => libtest_mimic::run(&Arguments::from_args(), trials()).exit(),
     }

@@ -12,6 +12,7 @@ pub fn fault(name: &str) -> Option<Fault> {
         "source_killed" => Fault::Kill(Part::Source),
         "target_killed" => Fault::Kill(Part::Target),
         "store_killed" => Fault::Kill(Part::Store),
+        "journal_full" => Fault::JournalFull,
         "source_zombie" => Fault::Zombie(Part::Source),
         "target_zombie" => Fault::Zombie(Part::Target),
         "processors_busy" => Fault::Starve,

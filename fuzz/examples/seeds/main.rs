@@ -4,6 +4,7 @@
 //! read text, since text is what they are.
 
 mod jobs;
+mod journals;
 mod links;
 
 use std::path::Path;
@@ -34,7 +35,7 @@ type Seeds = (&'static str, Vec<(String, Vec<u8>)>);
 fn main() -> io::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     let seals = vec![("with-cut", first_seal().encode().into()), ("without-cut", empty_seal().encode().into())];
-    let all: [Seeds; 13] = [
+    let all: [Seeds; 14] = [
         ("frame", named(frames())),
         ("packet", named(packets())),
         ("link_message", named(link_messages())),
@@ -42,6 +43,7 @@ fn main() -> io::Result<()> {
         ("message", named(messages())),
         ("seal", named(seals)),
         ("generation", named(generations())),
+        journals::journals(),
         ("source_session", named(source_sessions())),
         ("target_session", named(target_sessions())),
         links::links(),

@@ -171,6 +171,12 @@ pub(super) fn add(scenario: &mut Scenario, fault: &str, step: Step, variant: u64
         }
         "F23" => timeline.push((now, Happening::FailAllocations(TARGET, 1))),
         "F26" => timeline.push((now, Happening::ChangeSource(SOURCE))),
+        "F24" => {
+            scenario.keeps_journal = true;
+            timeline.push((now, Happening::TearJournal));
+            // It ends when it writes next, whenever that is.
+            timeline.extend((1..12).map(|round| (at(ms(250 * round)), Happening::RestartStore)));
+        }
         "F29" => {
             timeline.push((now, Happening::Pause(TARGET)));
             timeline.push((at(ms(1)), Happening::Withdraw(SOURCE)));

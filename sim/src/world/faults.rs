@@ -60,7 +60,8 @@ impl World {
             }
             Happening::Mistreat(how) => self.out.network.mistreatment = *how,
             Happening::KillStore => self.out.kill_store(&mut self.store),
-            Happening::RestartStore => self.out.restart_store(&mut self.store),
+            Happening::RestartStore => self.restart_store(),
+            Happening::TearJournal => self.store.tear_next_write(true),
             Happening::PauseStore => self.store.paused = true,
             Happening::ResumeStore => {
                 self.store.paused = false;

@@ -187,6 +187,11 @@ impl Journal {
     pub fn len_bytes(&self) -> u64 {
         self.written_bytes
     }
+
+    /// How much of it is known to be on the disk.
+    pub fn durable_bytes(&self) -> u64 {
+        self.durable_bytes
+    }
 }
 
 /// The store that a journal describes.
