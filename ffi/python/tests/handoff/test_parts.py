@@ -3,6 +3,7 @@ which order work is done."""
 
 from __future__ import annotations
 
+import gc
 import io
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from xfer.torch import codec, record
 from xfer.torch.checkpoint import CheckpointError, Checkpoints, read_tensors, write_tensors
 from xfer.torch.errors import WireError
+from xfer.torch.garbage import Pause, paused
 from xfer.torch.handoff import by_layer, by_shard, check_owners, heirs
 from xfer.torch.in_flight import InFlight
 from xfer.torch.memory import is_dense, lend, shaped, view
@@ -115,6 +117,34 @@ class TestPace:
             ran.backward(module, torch.ones_like(given))
         for ours, theirs in zip(layer.parameters(), same.parameters(), strict=True):
             assert torch.equal(_grad(ours), _grad(theirs))
+
+
+class TestGarbage:
+    def test_the_collector_rests_as_long_as_anybody_wants_it_to(self) -> None:
+        assert gc.isenabled()
+        pause = Pause()
+        with paused():
+            pause.end()
+            pause.end()
+            assert not gc.isenabled(), "the other one isn't over"
+        assert gc.isenabled()
+
+    def test_a_pause_that_is_over_its_limit_ends_when_somebody_looks(self) -> None:
+        pause, short = Pause(limit_s=1e9), Pause(limit_s=-1.0)
+        pause.look()
+        short.look()
+        assert not gc.isenabled()
+        pause.end()
+        assert gc.isenabled()
+
+    def test_who_has_none_gets_none(self) -> None:
+        gc.disable()
+        try:
+            with paused():
+                pass
+            assert not gc.isenabled()
+        finally:
+            gc.enable()
 
 
 def _grad(parameter: nn.Parameter) -> Tensor:

@@ -10,6 +10,7 @@ from xfer._xfer import Notice, Outcome, PeerLost, StoreLost, XferError
 
 from . import codec
 from .errors import WireError
+from .garbage import paused
 from .handoff import HandOver, by_layer, by_shard, heirs, lasting_items
 from .takeover import TakeOver
 
@@ -145,6 +146,7 @@ class Ownership:
             return self._told()
         if self._arrival is None:
             self._arrival = TakeOver(self._stage, incoming)
+        self._arrival.pause.look()
         try:
             outcome = incoming.wait(timeout=0)
         except TimeoutError:
@@ -186,6 +188,10 @@ class Ownership:
         return news
 
     def _follow(self, news: News) -> None:
+        with paused():
+            self._go_along(news)
+
+    def _go_along(self, news: News) -> None:
         stage, decision = self._stage, news.decision
         stage.observe("heard", {"kind": decision.kind, "generation": decision.generation})
         if news.arrival is not None:
@@ -211,6 +217,8 @@ class Ownership:
 
     def _put_away(self) -> None:
         self._stage.engine.dismiss()
+        if self._arrival is not None:
+            self._arrival.pause.end()
         self._arrival = None
 
     def _go_back(self, decision: Decision) -> None:

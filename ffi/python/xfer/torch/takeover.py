@@ -11,6 +11,7 @@ from xfer._xfer import Incoming, Outcome, XferError
 
 from . import record
 from .errors import Refused, WireError
+from .garbage import Pause
 from .in_flight import Arrived, InFlight, saved_part
 from .memory import shaped, view
 from .record import SENT, Cursor, forward_name, input_name
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from .stage import Stage
 
 
+# How long the collector of cycles rests at most while bytes come: nearly all hand-overs are over by then.
+_PAUSE_S = 10.0
+
+
 class TakeOver:
     """One hand-over to this rank, from the offer to the first moment at which training can go on."""
 
@@ -29,6 +34,8 @@ class TakeOver:
         self._stage = stage
         self._shards: dict[int, Shard] = {}
         self._skeletons: dict[str, Skeleton | None] = {}
+        self.pause = Pause(_PAUSE_S)
+        """Of the collector of cycles, until somebody ends it."""
         stage.observe("offered", {"source": incoming.source})
 
     def prepare(self) -> bool:
