@@ -3,8 +3,17 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use xfer_transport_core::{RateInterval, Time};
+
 /// How many of the latest answers count.
 const ANSWERS: usize = 9;
+
+/// Over how much of the latest busy time landing is measured: long against a burst that has the processors to itself, short
+/// against a notice.
+const LANDING_TIME: Duration = Duration::from_millis(500);
+
+/// Busy time before which landing isn't judged: the first items are small, and wait for memory and for threads to wake up.
+const LANDING_TIME_MIN: Duration = Duration::from_millis(50);
 
 /// Questions to the store, one after the other, between the last digest and the news of the commit: the seal, the other
 /// seals, the generation as it is, and the new one.
@@ -27,6 +36,19 @@ pub(crate) struct Pace {
     /// From telling a target that an item is written to hearing that it landed.
     answers: VecDeque<Duration>,
     store: Duration,
+    landing: Landing,
+}
+
+/// How quickly bytes land: from the first one that leaves to the last digest that was compared, whatever is slowest between them.
+/// Time in which nothing is under way doesn't count.
+#[derive(Debug, Clone, Default)]
+struct Landing {
+    /// Since when something is under way, without a break that was counted yet.
+    since: Option<Time>,
+    busy: Duration,
+    bytes: u64,
+    /// What was busy time, and what had landed, when an item landed; the oldest one is where measuring begins.
+    marks: VecDeque<(Duration, u64)>,
 }
 
 /// What is still to come once everything is offered.
@@ -36,7 +58,7 @@ pub(crate) struct Left {
     pub(crate) stream: Duration,
     /// What is computed after that.
     pub(crate) compute: Duration,
-    /// Bytes that have not been digested.
+    /// Bytes that are to land: on their way, written but not compared yet, or still to leave.
     pub(crate) bytes: u64,
 }
 
@@ -64,6 +86,36 @@ impl Pace {
         (seconds > 0.0).then(|| self.digested_bytes as f64 / seconds)
     }
 
+    /// Something is under way from `now` on.
+    pub(crate) fn leaves(&mut self, now: Time) {
+        self.landing.leaves(now);
+    }
+
+    /// An item of so many bytes landed; `more` says whether others are under way.
+    pub(crate) fn landed(&mut self, bytes: u64, now: Time, more: bool) {
+        self.landing.landed(bytes, now);
+        if !more {
+            self.landing.since = None;
+        }
+    }
+
+    /// How many bytes land in a second; none before that can be judged.
+    pub(crate) fn landing_bytes_per_s(&self) -> Option<f64> {
+        self.landing.bytes_per_s()
+    }
+
+    /// What a link that carries `rate` brings, digests and all: as much less as landing was slower than the middle of it.
+    pub(crate) fn landing_within(&self, rate: RateInterval) -> RateInterval {
+        let middle = rate.low.midpoint(rate.high) as f64;
+        match self.landing_bytes_per_s() {
+            Some(landing) if landing < middle => {
+                let part = |end: u64| (end as f64 * landing / middle) as u64;
+                RateInterval { low: part(rate.low), high: part(rate.high) }
+            }
+            _ => rate,
+        }
+    }
+
     /// From the last byte's arrival to the news of the commit, if digests keep up with the link: the middle answer of a
     /// target, and the store's.
     pub(crate) fn commit(&self) -> Duration {
@@ -76,8 +128,10 @@ impl Pace {
     /// The parts from the beginning, `so_far` ago, to when the last new owner goes on, in seconds.
     pub(crate) fn parts_s(&self, so_far: Duration, left: Left, take_over: TakeOver) -> Vec<(&'static str, f64)> {
         let stream_s = left.stream.as_secs_f64();
-        let digests_s = self.digest_bytes_per_s().map_or(0.0, |rate| left.bytes as f64 / rate);
-        let verify_s = (digests_s - stream_s).max(0.0);
+        // What was seen of all of it together says more than what was seen of a part.
+        let landing = self.landing_bytes_per_s().or_else(|| self.digest_bytes_per_s());
+        let landed_s = landing.map_or(0.0, |rate| left.bytes as f64 / rate);
+        let verify_s = (landed_s - stream_s).max(0.0);
         let in_time = left.stream + Duration::from_secs_f64(verify_s.min(1e9)) + self.commit();
         let late = take_over.meanwhile.saturating_sub(in_time);
         vec![
@@ -88,6 +142,35 @@ impl Pace {
             ("take over", (late + take_over.after).as_secs_f64()),
             ("compute again", left.compute.as_secs_f64()),
         ]
+    }
+}
+
+impl Landing {
+    fn leaves(&mut self, now: Time) {
+        if self.since.is_none() {
+            self.since = Some(now);
+            if self.marks.is_empty() {
+                self.marks.push_back((Duration::ZERO, 0));
+            }
+        }
+    }
+
+    fn landed(&mut self, bytes: u64, now: Time) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        // What is only learnt of by the commit was under way until then, too.
+        let Some(since) = self.since.replace(now) else { return };
+        self.busy += now.since(since);
+        self.marks.push_back((self.busy, self.bytes));
+        // The mark before the window stays: what landed since then landed within it.
+        while self.marks.get(1).is_some_and(|(busy, _)| self.busy.saturating_sub(*busy) >= LANDING_TIME) {
+            self.marks.pop_front();
+        }
+    }
+
+    fn bytes_per_s(&self) -> Option<f64> {
+        let (busy, bytes) = self.marks.front()?;
+        let busy = self.busy.saturating_sub(*busy);
+        (busy >= LANDING_TIME_MIN).then(|| (self.bytes - bytes) as f64 / busy.as_secs_f64())
     }
 }
 
@@ -115,6 +198,44 @@ mod tests {
         for (part, expected) in [("verify", 0.2), ("commit", 0.011), ("take over", 0.009), ("compute again", 0.07)] {
             assert!((seconds(&parts, part) - expected).abs() < 1e-9, "{part}: {parts:?}");
         }
+    }
+
+    fn at(ms: u32) -> Time {
+        Time::ZERO.after(ms * MS)
+    }
+
+    #[test]
+    fn what_lands_says_more_than_what_is_digested() {
+        let mut pace = Pace::new(Duration::ZERO);
+        pace.digested(1_000_000, MS);
+        let left = Left { stream: 10 * MS, compute: Duration::ZERO, bytes: 1_000_000 };
+        let verify_s = |pace: &Pace| seconds(&pace.parts_s(Duration::ZERO, left, TakeOver::default()), "verify");
+        assert_eq!(verify_s(&pace), 0.0, "digests keep up with the link");
+        pace.leaves(at(0));
+        pace.landed(100_000, at(20), true);
+        pace.landed(400_000, at(50), false);
+        // Half a megabyte in 50 ms: one takes 100, of which the link is 10.
+        assert!((verify_s(&pace) - 0.09).abs() < 1e-9, "{pace:?}");
+    }
+
+    #[test]
+    fn time_without_anything_under_way_is_not_slow_and_old_bursts_are_forgotten() {
+        let mut pace = Pace::default();
+        let rate = RateInterval { low: 50_000, high: 350_000 };
+        pace.leaves(at(0));
+        pace.landed(1_000, at(25), false);
+        assert_eq!(pace.landing_bytes_per_s(), None, "too little to judge by");
+        assert_eq!(pace.landing_within(rate), rate);
+        pace.leaves(at(60_000));
+        pace.landed(1_000, at(60_025), false);
+        assert_eq!(pace.landing_bytes_per_s(), Some(40_000.0));
+        assert_eq!(pace.landing_within(rate), RateInterval { low: 10_000, high: 70_000 }, "a fifth of the middle");
+        assert_eq!(pace.landing_within(RateInterval { low: 1, high: 2 }), RateInterval { low: 1, high: 2 });
+        pace.leaves(at(70_000));
+        for tick in 1..=20 {
+            pace.landed(100, at(70_000 + 50 * tick), true);
+        }
+        assert_eq!(pace.landing_bytes_per_s(), Some(2_000.0));
     }
 
     #[test]

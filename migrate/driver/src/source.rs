@@ -48,6 +48,8 @@ pub(crate) struct SourceRun {
     /// How many items the plan in the report is about.
     planned_items: usize,
     moved: BTreeMap<&'static str, Moved>,
+    /// What has left and neither landed nor failed.
+    under_way: HashSet<ItemId>,
     landed: HashSet<ItemId>,
     busy: Busy,
     timeline: Timeline,
@@ -102,6 +104,7 @@ impl SourceRun {
             take_over: TakeOver::default(),
             planned_items: 0,
             moved: BTreeMap::new(),
+            under_way: HashSet::new(),
             landed: HashSet::new(),
             busy: Busy::default(),
             timeline: Timeline::new(now),
@@ -152,7 +155,8 @@ impl SourceRun {
     /// What is still to come by the latest plan, made at `planned`.
     fn left(&self, planned: Time, now: Time) -> Left {
         let plan = self.session.plan();
-        let sent = plan.order.iter().chain(self.writes.keys()).filter_map(|item| self.items.get(item));
+        let waiting = plan.order.iter().filter(|item| !self.under_way.contains(item) && !self.landed.contains(item));
+        let to_land = waiting.chain(&self.under_way).filter_map(|item| self.items.get(item));
         Left {
             stream: planned.after(plan.sent).since(now),
             compute: plan.ready.saturating_sub(plan.sent),
@@ -230,6 +234,7 @@ impl SourceRun {
             }
             Err(error) => {
                 let retry = matches!(error, TransferError::Damaged { .. });
+                self.under_way.remove(&item);
                 self.input(now, Input::WriteFailed { item, retry, reason: error.to_string() });
             }
         }
@@ -251,6 +256,7 @@ impl SourceRun {
         if unchanged {
             self.input(now, Input::Written { item, crc32c: moved.crc32c });
         } else {
+            self.under_way.remove(&item);
             let reason = "its memory changed while it was sent; protect it again after every update".to_owned();
             self.input(now, Input::WriteFailed { item, retry: true, reason });
         }
@@ -334,7 +340,7 @@ impl SourceRun {
 
     /// Tells the session what its links carry, when that is measured anew.
     fn measure(&mut self, context: &Context, now: Time) {
-        let rate = measured(context, &self.targets);
+        let rate = measured(context, &self.targets).map(|rate| self.pace.landing_within(rate));
         if let Some(rate) = rate.filter(|_| rate != self.told) {
             self.told = Some(rate);
             self.input(now, Input::Rate(rate));
@@ -377,6 +383,8 @@ impl SourceRun {
         };
         self.timeline.end("first byte", now);
         self.busy.start(about.class, now);
+        self.pace.leaves(now);
+        self.under_way.insert(item);
         self.trip_of.insert(item, self.trips.len());
         self.trips.push(Trip {
             name: about.name.to_string(),
@@ -414,6 +422,10 @@ impl SourceRun {
                 if let Some(told_at) = self.told_at.remove(&item) {
                     self.pace.answered(now.since(told_at));
                 }
+                self.under_way.remove(&item);
+                if let Some((about, _)) = self.items.get(&item) {
+                    self.pace.landed(about.bytes, now, !self.under_way.is_empty());
+                }
                 self.count(now, item);
             }
             Event::Committed { record } | Event::Restored { record } | Event::Withdrawn { record } => {
@@ -436,7 +448,10 @@ impl SourceRun {
                 tracing::warn!(migration = %self.migration, rank, reason, "target lost")
             }
             Event::Expired => tracing::warn!(migration = %self.migration, "the deadline passed before a decision"),
-            Event::Damaged { item } => tracing::warn!(item = self.name(item), "arrived damaged; sent again"),
+            Event::Damaged { item } => {
+                self.under_way.remove(&item);
+                tracing::warn!(item = self.name(item), "arrived damaged; sent again");
+            }
             Event::Cut | Event::Sealed { .. } => {}
         }
     }
