@@ -314,7 +314,13 @@ impl Engine {
 
     /// What is to leave at once when a notice comes; replaces what was protected before.
     pub fn protect(&self, targets: Vec<u32>, owners_after: Vec<(String, u32)>, items: Vec<Rescue>) {
-        self.inner.protection.set(targets, owners_after, items);
+        self.inner.protection.set(None, targets, owners_after, items);
+    }
+
+    /// [`Engine::protect`] by somebody who has followed ownership up to `generation`: what he says of who owns what afterwards isn't true
+    /// any more once there is a newer one, and nothing leaves by it then.
+    pub fn protect_in(&self, generation: u64, targets: Vec<u32>, owners_after: Vec<(String, u32)>, items: Vec<Rescue>) {
+        self.inner.protection.set(Some(generation), targets, owners_after, items);
     }
 
     /// Marks the optimizer's step: what is protected is about to change, and has to be protected again afterwards.
@@ -325,6 +331,11 @@ impl Engine {
     /// Begins a hand-over now.
     pub fn hand_over(&self, hand_over: HandOver) -> Result<Outgoing, EngineError> {
         Ok(self.inner.migrations.hand_over(hand_over, Vec::new())?)
+    }
+
+    /// Begins a hand-over now, unless there is a newer generation than the one that it was prepared in.
+    pub fn hand_over_in(&self, generation: u64, hand_over: HandOver) -> Result<Outgoing, EngineError> {
+        Ok(self.inner.migrations.hand_over_in(Some(generation), hand_over, Vec::new())?)
     }
 
     /// The latest hand-over from this process.

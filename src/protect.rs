@@ -8,7 +8,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use xfer_migrate::{HandOver, Migrations, Rescue};
+use xfer_migrate::{HandOver, HandOverError, Migrations, Rescue};
 
 /// What is protected, and whether it may be read now.
 #[derive(Clone)]
@@ -30,6 +30,8 @@ struct State {
 }
 
 struct Protected {
+    /// In which generation it was protected, if anybody said so.
+    generation: Option<u64>,
     targets: Vec<u32>,
     owners_after: Vec<(String, u32)>,
     items: Vec<Rescue>,
@@ -47,9 +49,15 @@ impl Protection {
     }
 
     /// Replaces what is protected; it leaves at once if a notice waits for it.
-    pub(crate) fn set(&self, targets: Vec<u32>, owners_after: Vec<(String, u32)>, items: Vec<Rescue>) {
+    pub(crate) fn set(
+        &self,
+        generation: Option<u64>,
+        targets: Vec<u32>,
+        owners_after: Vec<(String, u32)>,
+        items: Vec<Rescue>,
+    ) {
         let mut state = self.state();
-        state.protected = Some(Protected { targets, owners_after, items });
+        state.protected = Some(Protected { generation, targets, owners_after, items });
         self.begin_if_due(&mut state);
     }
 
@@ -89,11 +97,17 @@ impl Protection {
         };
         let hand_over =
             HandOver { targets: protected.targets.clone(), owners_after: protected.owners_after.clone(), time_left };
-        let begun = self.shared.migrations.hand_over(hand_over, protected.items.clone());
-        state.due = None;
-        if let Err(error) = begun {
-            tracing::error!(%error, "the hand-over of what is protected did not begin");
+        let begun = self.shared.migrations.hand_over_in(protected.generation, hand_over, protected.items.clone());
+        match begun {
+            // It does as soon as something is protected in the generation that follows.
+            Err(error @ (HandOverError::NotItsTurn { .. } | HandOverError::Outdated { .. })) => {
+                tracing::warn!(%error, "the hand-over of what is protected waits");
+                return;
+            }
+            Err(error) => tracing::error!(%error, "the hand-over of what is protected did not begin"),
+            Ok(_) => {}
         }
+        state.due = None;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -218,3 +218,64 @@ fn a_hand_over_needs_somebody_else_to_take_over() {
     let second = leaving.hand_over(hand_over(MINUTE));
     assert!(matches!(second, Err(EngineError::HandOver(HandOverError::UnderWay))));
 }
+
+#[test]
+fn ranks_that_leave_at_once_do_so_one_after_the_other() {
+    let [first, one, other, last] = engines();
+    // What can't begin is nobody's turn.
+    assert!(one.hand_over(HandOver { targets: vec![1], ..hand_over(MINUTE) }).is_err());
+    let to =
+        |target| HandOver { targets: vec![target], owners_after: vec![("all".to_owned(), target)], time_left: MINUTE };
+    let outgoing = one.hand_over(to(0)).unwrap();
+    let refused = other.hand_over(to(3)).map(drop);
+    assert!(
+        matches!(&refused, Err(EngineError::HandOver(HandOverError::NotItsTurn { rank: 1, generation: 0 }))),
+        "{refused:?}"
+    );
+    outgoing.offer(vec![state("a", 0, 1000)]).unwrap();
+    outgoing.cut("cursor".into()).unwrap();
+    assert_eq!(outgoing.wait(Some(WAIT)).unwrap().unwrap().kind, OutcomeKind::Handoff);
+
+    other.bell().wait_for(Some(WAIT), || (other.generation() == 1).then_some(())).expect("it hears of it");
+    let outgoing = other.hand_over(to(3)).unwrap();
+    outgoing.offer(vec![state("b", 3, 1000)]).unwrap();
+    outgoing.cut("cursor".into()).unwrap();
+    assert_eq!(outgoing.wait(Some(WAIT)).unwrap().unwrap().generation, 2);
+    assert_eq!(seen_by(&first).unwrap().source, 1);
+    assert_eq!(seen_by(&last).unwrap().source, 2);
+}
+
+#[test]
+fn the_turn_of_a_rank_that_died_is_free() {
+    let [_first, dies, other] = engines();
+    let to = HandOver { targets: vec![0], owners_after: vec![("all".to_owned(), 0)], time_left: MINUTE };
+    dies.hand_over(to.clone()).unwrap();
+    assert!(other.hand_over(to.clone()).is_err());
+    dies.close();
+    other.bell().wait_for(Some(WAIT), || (!other.alive(1)).then_some(())).expect("its death is noticed");
+    assert!(other.hand_over(to).is_ok());
+}
+
+#[test]
+fn who_has_not_followed_the_latest_generation_hands_nothing_over() {
+    let [_first, one, other] = engines();
+    let to = |target| HandOver { targets: vec![target], owners_after: vec![("all".to_owned(), target)], time_left: MINUTE };
+    // Before it hears of the other's hand-over, it prepares its own, which would undo that.
+    other.protect_in(0, vec![0], vec![("all".to_owned(), 2)], vec![state("stale", 0, 1000)]);
+    let outgoing = one.hand_over_in(0, to(0)).unwrap();
+    outgoing.cut("cursor".into()).unwrap();
+    assert_eq!(outgoing.wait(Some(WAIT)).unwrap().unwrap().generation, 1);
+    other.bell().wait_for(Some(WAIT), || (other.generation() == 1).then_some(())).expect("it hears of it");
+
+    other.raise_notice("test", MINUTE).unwrap();
+    other.bell().wait_for(Some(WAIT), || other.notice()).expect("the notice is heard");
+    let refused = other.hand_over_in(0, to(0)).map(drop);
+    let outdated = HandOverError::Outdated { prepared: 0, known: 1 };
+    assert!(matches!(&refused, Err(EngineError::HandOver(error)) if *error == outdated), "{refused:?}");
+    assert!(other.outgoing().is_none());
+    other.protect_in(1, vec![0], vec![("all".to_owned(), 0)], vec![state("fresh", 0, 1000)]);
+    let outgoing = other.bell().wait_for(Some(WAIT), || other.outgoing()).expect("it leaves now");
+    outgoing.cut("cursor".into()).unwrap();
+    let outcome = outgoing.wait(Some(WAIT)).unwrap().unwrap();
+    assert_eq!((outcome.generation, outcome.landed), (2, vec!["fresh".to_owned()]));
+}

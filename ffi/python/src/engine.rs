@@ -180,15 +180,21 @@ impl Engine {
     }
 
     /// What is to leave at once when a notice comes.
+    #[pyo3(signature = (targets, owners_after, items, generation=None))]
     fn protect(
         &self,
         py: Python<'_>,
         targets: Vec<u32>,
         owners_after: BTreeMap<String, u32>,
         items: Vec<PyRef<'_, Item>>,
+        generation: Option<u64>,
     ) {
         let items: Vec<Rescue> = items.iter().map(|item| item.rescue.clone()).collect();
-        py.detach(|| self.engine.protect(targets, owners_after.into_iter().collect(), items));
+        let owners_after = owners_after.into_iter().collect();
+        py.detach(|| match generation {
+            Some(generation) => self.engine.protect_in(generation, targets, owners_after, items),
+            None => self.engine.protect(targets, owners_after, items),
+        });
     }
 
     /// Context manager around the optimizer's step.
@@ -202,16 +208,22 @@ impl Engine {
     }
 
     /// Starts a hand-over now.
+    #[pyo3(signature = (targets, owners_after, seconds, generation=None))]
     fn hand_over(
         &self,
         py: Python<'_>,
         targets: Vec<u32>,
         owners_after: BTreeMap<String, u32>,
         seconds: f64,
+        generation: Option<u64>,
     ) -> PyResult<Outgoing> {
         let hand_over =
             HandOver { targets, owners_after: owners_after.into_iter().collect(), time_left: wait::duration(seconds)? };
-        let outgoing = py.detach(|| self.engine.hand_over(hand_over)).map_err(|failure| error::engine(&failure))?;
+        let begin = || match generation {
+            Some(generation) => self.engine.hand_over_in(generation, hand_over),
+            None => self.engine.hand_over(hand_over),
+        };
+        let outgoing = py.detach(begin).map_err(|failure| error::engine(&failure))?;
         Ok(Outgoing { outgoing, engine: self.engine.clone() })
     }
 

@@ -183,15 +183,21 @@ class Engine:
     def watch_notices(self, sources: Sequence[str] = ("signal", "store"), grace_s: float | None = None) -> None:
         """Starts native threads for: "signal" (SIGTERM), "file" (`XFER_NOTICE_FILE`), "store" (`xfer drain`), "imds" (EC2). `grace_s`: how
         long a process lives after a notice that doesn't say; None: `XFER_GRACE`."""
-    def protect(self, targets: Sequence[int], owners_after: dict[str, int], items: Sequence[Item]) -> None:
+    def protect(
+        self, targets: Sequence[int], owners_after: dict[str, int], items: Sequence[Item], generation: int | None = None
+    ) -> None:
         """What is to leave at once when a notice comes (constant until the optimizer steps). The native side then starts the hand-over
-        without waiting for Python. Replaces what was protected before; `updating` forgets it, so protect again after each step."""
+        without waiting for Python. Replaces what was protected before; `updating` forgets it, so protect again after each step.
+        `generation`: the latest that the caller follows; what is protected doesn't leave once there is a newer one."""
     def updating(self) -> Updating:
         """Context manager around the optimizer's step: protected memory is about to change. A hand-over does not begin inside it;
         entering while one runs raises XferError."""
     def outgoing(self) -> Outgoing | None:
         """The hand-over that the notice started, or that `hand_over` did."""
-    def hand_over(self, targets: Sequence[int], owners_after: dict[str, int], seconds: float) -> Outgoing: ...
+    def hand_over(
+        self, targets: Sequence[int], owners_after: dict[str, int], seconds: float, generation: int | None = None
+    ) -> Outgoing:
+        """Begins one now. Raises XferError if another rank leaves first, or if there is a newer generation than `generation`."""
     def incoming(self) -> Incoming | None:
         """The latest hand-over to this rank that `Engine.dismiss` has not put away."""
     def dismiss(self) -> None: ...

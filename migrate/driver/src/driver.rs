@@ -41,6 +41,8 @@ pub(crate) enum Job {
     FromPeer(FromPeer),
     PeerEvent(PeerEvent),
     HandOver {
+        /// In which generation it was prepared, if anybody said so.
+        generation: Option<u64>,
         hand_over: HandOver,
         items: Vec<Rescue>,
         answer: SyncSender<Result<Outgoing, HandOverError>>,
@@ -279,9 +281,14 @@ impl Driver {
             }
             // A life that comes up is announced by its own messages.
             Job::PeerEvent(_) => {}
-            Job::HandOver { hand_over, items, answer } => {
+            Job::HandOver { generation, hand_over, items, answer } => {
+                let known = self.generation.generation;
+                let begun = match generation.filter(|prepared| *prepared != known) {
+                    Some(prepared) => Err(HandOverError::Outdated { prepared, known }),
+                    None => self.hand_over(now, hand_over, items),
+                };
                 // A caller that waits no longer finds the migration as `Migrations::outgoing`.
-                let _ = answer.send(self.hand_over(now, hand_over, items));
+                let _ = answer.send(begun);
             }
             Job::Offer { items, answer } => {
                 let _ = answer.send(self.with_source(|source| source.offer(now, items)));

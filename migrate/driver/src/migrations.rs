@@ -18,7 +18,8 @@ use crate::forecast::TakeOver;
 use crate::outcome::{MigrationError, Outcome};
 use crate::report::Report;
 use crate::rescue::{HandOver, Rescue};
-use crate::store::{Store, StoreError};
+use crate::store::records::turn_key;
+use crate::store::{Store, StoreError, Swap, Version};
 use crate::trace::Ended;
 
 /// The target of the summary line that every migration ends with.
@@ -50,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) jobs: mpsc::Sender<Job>,
     pub(crate) bell: Arc<Bell>,
     pub(crate) state: Mutex<State>,
+    endpoint: Endpoint,
+    store: Arc<dyn Store>,
 }
 
 #[derive(Default)]
@@ -106,6 +109,24 @@ pub enum HandOverError {
     /// Another one is under way.
     #[error("this rank is already handing over; withdraw that migration first")]
     UnderWay,
+    /// Another rank leaves first.
+    #[error("rank {rank} leaves first; try again when its hand-over has ended (generation {generation} is over then)")]
+    NotItsTurn {
+        /// Who.
+        rank: u32,
+        /// The generation that is true now.
+        generation: u64,
+    },
+    /// Who owns what has changed since it was prepared.
+    #[error(
+        "generation {known} is true, and this hand-over was prepared in generation {prepared}; follow that one first"
+    )]
+    Outdated {
+        /// What it was prepared in.
+        prepared: u64,
+        /// What is true.
+        known: u64,
+    },
     /// It makes no sense like this.
     #[error(transparent)]
     Config(#[from] SourceConfigError),
@@ -151,7 +172,8 @@ impl Migrations {
         config: MigrationsConfig,
     ) -> Result<Self, StartError> {
         let (jobs, queue) = mpsc::channel();
-        let shared = Arc::new(Shared { jobs, bell, state: Mutex::new(State::default()) });
+        let state = Mutex::new(State::default());
+        let shared = Arc::new(Shared { jobs, bell, state, endpoint: endpoint.clone(), store: Arc::clone(&store) });
         driver::start(endpoint, store, &shared, queue, config)?;
         Ok(Self { shared })
     }
@@ -162,11 +184,30 @@ impl Migrations {
     }
 
     /// Begins to hand over what this process owns; `items` are offered before anybody can cut the migration.
+    ///
+    /// Ranks that have to leave at once do so one after the other. Whose turn it is, the store says; one that can't be reached holds up
+    /// nobody, since nothing is committed without it.
     pub fn hand_over(&self, hand_over: HandOver, items: Vec<Rescue>) -> Result<Outgoing, HandOverError> {
+        self.hand_over_in(None, hand_over, items)
+    }
+
+    /// [`Migrations::hand_over`] by somebody who follows ownership himself, and has followed it up to `generation`: what he says of who
+    /// owns what afterwards would undo a newer one.
+    pub fn hand_over_in(
+        &self,
+        generation: Option<u64>,
+        hand_over: HandOver,
+        items: Vec<Rescue>,
+    ) -> Result<Outgoing, HandOverError> {
+        self.shared.take_turn()?;
         let (answer, answered) = mpsc::sync_channel(1);
-        let job = Job::HandOver { hand_over, items, answer };
+        let job = Job::HandOver { generation, hand_over, items, answer };
         self.shared.jobs.send(job).map_err(|_| HandOverError::Closed)?;
-        answered.recv_timeout(ANSWER).map_err(|_| HandOverError::Closed)?
+        let begun = answered.recv_timeout(ANSWER).map_err(|_| HandOverError::Closed)?;
+        if begun.as_ref().is_err_and(|error| *error != HandOverError::UnderWay) {
+            self.shared.give_turn_back();
+        }
+        begun
     }
 
     /// The latest migration from this process.
@@ -224,6 +265,41 @@ impl View {
 }
 
 impl Shared {
+    /// Makes it this process's turn to leave, unless a rank that lives has it in this generation.
+    fn take_turn(&self) -> Result<(), HandOverError> {
+        let Some(generation) = self.state().generation.as_ref().map(|record| record.generation) else { return Ok(()) };
+        let (key, me) = (turn_key(generation), self.endpoint.id().rank);
+        let mut version = Version::ABSENT;
+        loop {
+            match self.store.compare_and_swap(&key, version, me.to_string().into()) {
+                Ok(Swap::Won(_)) | Err(_) => return Ok(()),
+                Ok(Swap::Lost(found)) => {
+                    let rank = std::str::from_utf8(&found.value).ok().and_then(|rank| rank.parse().ok());
+                    match rank {
+                        Some(rank) if rank != me && self.endpoint.peer(rank).is_some() => {
+                            return Err(HandOverError::NotItsTurn { rank, generation });
+                        }
+                        Some(rank) if rank == me => return Ok(()),
+                        // Who had it is gone, or nobody that there is.
+                        _ => version = found.version,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nothing has begun: others needn't wait.
+    fn give_turn_back(&self) {
+        let Some(generation) = self.state().generation.as_ref().map(|record| record.generation) else { return };
+        let key = turn_key(generation);
+        if let Ok(Some(found)) = self.store.get(&key) {
+            // If it isn't this process's any more, it isn't there to be given.
+            if found.value == self.endpoint.id().rank.to_string() {
+                let _ = self.store.compare_and_swap(&key, found.version, Bytes::from_static(b"nobody"));
+            }
+        }
+    }
+
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -33,6 +33,12 @@ pub fn notice_key(rank: u32) -> String {
     format!("{NOTICE_PREFIX}{rank}")
 }
 
+/// The key under which stands whose turn it is to leave, while a generation is true: two hand-overs that are based on the same one
+/// can't both be committed, and a target takes one at a time.
+pub fn turn_key(generation: u64) -> String {
+    format!("turn/{generation}")
+}
+
 const PEER_CLAIM_FORMAT: u8 = 1;
 const DRAIN_ORDER_FORMAT: u8 = 1;
 
