@@ -58,8 +58,9 @@ pub use xfer_transport_core::{Deadline, Lane, PeerId, Place, RegionId, RemoteReg
 /// Handing over and taking over: items, sessions and their outcome.
 pub mod migrate {
     pub use xfer_migrate::{
-        Cost, Ended, HandOver, HandOverError, Incoming, MigrationError, Migrations, MigrationsConfig, Moved,
-        OfferError, Outcome, OutcomeKind, Outgoing, Progress, Report, Rescue, TakeOver, Trace, Trip,
+        Choice, Cost, Ended, HandOver, HandOverError, Handling, Incoming, MigrationError, Migrations, MigrationsConfig,
+        Mode, Moved, OfferError, Outcome, OutcomeKind, Outgoing, Progress, Prospect, Report, Rescue, TakeOver, Trace,
+        Trip,
     };
     pub use xfer_migrate_core::{GenerationKind, GenerationRecord, Item, ItemClass};
 }

@@ -15,7 +15,7 @@ import torch
 import xfer
 from xfer.torch import Checkpoints, LayersLost, Stage
 from xfer.torch.checkpoint import write_tensors
-from xfer.torch.handoff import Activations, Leave
+from xfer.torch.leaving import Activations, Leave
 
 from . import snippet
 from .model import Config, pipeline, tensors_of

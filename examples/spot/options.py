@@ -56,8 +56,8 @@ def parse(arguments: list[str], about: str) -> argparse.Namespace:
     how_long = "how long node 1 has, as in 5s (30s)"
     add("--notice", "--deadline", type=duration, default=30.0, metavar="TIME", dest="deadline", help=how_long)
     add("--link", type=rate, metavar="RATE", help="what node 1 can send, as in 200Mbps (no limit)")
-    where = "node 1 stops where it is, or finishes its part of the step while its state leaves, if there is time (stop)"
-    add("--leave", choices=["stop", "overlap"], default="stop", help=where)
+    where = "node 1 stops where it is, finishes its part of the step while its state leaves, or chooses (stop)"
+    add("--leave", choices=["stop", "overlap", "auto"], default="stop", help=where)
     what = "what forwards in flight have saved is sent while there is time, if that is quicker, or never (ship)"
     add("--activations", choices=["ship", "cheapest", "recompute"], default="ship", help=what)
 

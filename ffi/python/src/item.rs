@@ -47,7 +47,7 @@ impl Item {
     }
 }
 
-fn kind_from_text(kind: &str) -> PyResult<ItemClass> {
+pub(crate) fn kind_from_text(kind: &str) -> PyResult<ItemClass> {
     ItemClass::ALL.into_iter().find(|class| class.name() == kind).ok_or_else(|| {
         let known = ItemClass::ALL.map(ItemClass::name).join(", ");
         PyValueError::new_err(format!("no kind of item is called {kind:?}; there are: {known}"))

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use pyo3::exceptions::PyTimeoutError;
+use pyo3::exceptions::{PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use xfer::Engine;
-use xfer::migrate::{self, Progress, Rescue, TakeOver};
+use xfer::migrate::{self, Handling, Mode, Progress, Prospect, Rescue, TakeOver};
 
 use crate::error::{self, Interrupted};
-use crate::item::Item;
+use crate::item::{Item, kind_from_text};
 use crate::memory::Memory;
 use crate::wait;
 
@@ -143,14 +143,76 @@ impl Outgoing {
         for seconds in [done_s, left_s, slowdown, rollback_s, reload_s] {
             wait::duration(seconds)?;
         }
-        let progress = Progress { step_done_s: done_s, step_left_s: left_s, slowdown, rollback_s, reload_s };
+        let redo = false;
+        let progress = Progress { step_done_s: done_s, step_left_s: left_s, slowdown, rollback_s, reload_s, redo };
         py.detach(|| self.outgoing.manifest_json(progress)).map_err(error::failed)
+    }
+
+    /// Which of the ways `open` loses least, with `prospects` offered too.
+    #[pyo3(signature = (
+        open, prospects, done_s=0.0, left_s=0.0, slowdown=1.0, rollback_s=900.0, reload_s=60.0,
+        meanwhile_s=0.0, after_s=0.0, stop_meanwhile_s=0.0, stop_after_s=0.0, describe_s=0.0
+    ))]
+    #[allow(clippy::too_many_arguments)] // Python calls it with keywords.
+    fn weigh<'py>(
+        &self,
+        py: Python<'py>,
+        open: Vec<String>,
+        prospects: Vec<Described>,
+        done_s: f64,
+        left_s: f64,
+        slowdown: f64,
+        rollback_s: f64,
+        reload_s: f64,
+        meanwhile_s: f64,
+        after_s: f64,
+        stop_meanwhile_s: f64,
+        stop_after_s: f64,
+        describe_s: f64,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let measured = [meanwhile_s, after_s, stop_meanwhile_s, stop_after_s, describe_s];
+        for seconds in [done_s, left_s, slowdown, rollback_s, reload_s].into_iter().chain(measured) {
+            wait::duration(seconds)?;
+        }
+        let redo = false;
+        let progress = Progress { step_done_s: done_s, step_left_s: left_s, slowdown, rollback_s, reload_s, redo };
+        let (digest_bytes_per_s, commit_s) = (None, 0.0);
+        let handling =
+            Handling { digest_bytes_per_s, commit_s, meanwhile_s, after_s, stop_meanwhile_s, stop_after_s, describe_s };
+        let open = open.iter().map(|name| mode_from_text(name)).collect::<PyResult<Vec<Mode>>>()?;
+        let prospects = prospects.into_iter().map(prospect).collect::<PyResult<Vec<Prospect>>>()?;
+        let choice = py.detach(|| self.outgoing.weigh(progress, handling, open, prospects)).map_err(error::failed)?;
+        let choice = choice.ok_or_else(|| PyValueError::new_err("no way is open; name at least one"))?;
+        json(py, &choice.to_json())
+    }
+
+    /// This is how the rank leaves, and why: for the log and the report.
+    fn leaves_by(&self, mode: &str, why: &str) -> PyResult<()> {
+        self.outgoing.leaves_by(mode_from_text(mode)?, why);
+        Ok(())
     }
 
     /// Figures of the migration as plain values.
     fn report<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         json(py, &self.outgoing.report().to_json())
     }
+}
+
+/// Name, kind, bytes, target, group, `recompute_s` and `recompute_from` of something that may be offered.
+type Described = (String, String, u64, u32, String, Option<f64>, Vec<String>);
+
+fn prospect(described: Described) -> PyResult<Prospect> {
+    let (name, kind, bytes, target, group, recompute_s, recompute_from) = described;
+    let class = kind_from_text(&kind)?;
+    recompute_s.map(wait::duration).transpose()?;
+    Ok(Prospect { name, class, bytes, target, group, recompute_s, recompute_from })
+}
+
+fn mode_from_text(name: &str) -> PyResult<Mode> {
+    Mode::ALL.into_iter().find(|mode| mode.name() == name).ok_or_else(|| {
+        let known = Mode::ALL.map(Mode::name).join(", ");
+        PyValueError::new_err(format!("no way to leave is called {name:?}; there are: {known}"))
+    })
 }
 
 /// A hand-over to this rank.

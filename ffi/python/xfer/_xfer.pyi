@@ -108,8 +108,29 @@ class Outgoing:
     ) -> str:
         """All that is offered so far, as JSON that `xfer plan --manifest` reads. `done_s`, `left_s`: of the open step; `slowdown`: how
         much longer one takes without this rank; `rollback_s`: the work since the last checkpoint; `reload_s`: reading it."""
+    def weigh(
+        self,
+        open: Sequence[str],
+        prospects: Sequence[tuple[str, str, int, int, str, float | None, Sequence[str]]],
+        done_s: float = 0.0,
+        left_s: float = 0.0,
+        slowdown: float = 1.0,
+        rollback_s: float = 900.0,
+        reload_s: float = 60.0,
+        meanwhile_s: float = 0.0,
+        after_s: float = 0.0,
+        stop_meanwhile_s: float = 0.0,
+        stop_after_s: float = 0.0,
+        describe_s: float = 0.0,
+    ) -> dict[str, Any]:
+        """Which of the ways to leave that are `open` ("drain", "overlap", "stop", "drop-step", "rollback") loses least, counting on the
+        low end of what the links carry: `mode`, `why`, and what each of `ways` comes to. `prospects`: what is not offered yet and may be:
+        name, kind, bytes, target, group, recompute_s, recompute_from. `meanwhile_s`, `after_s`: as for `cut`, and with `stop_` what
+        forwards in flight add to them; `describe_s`: until those are described."""
+    def leaves_by(self, mode: str, why: str) -> None:
+        """This is how the rank leaves, and why: for the log, and for the report's `plan`."""
     def report(self) -> dict[str, Any]:
-        """Figures of the migration as plain values: plan, predicted_s, resume_parts_s, order, moved_bytes and seconds by class,
+        """Figures of the migration as plain values: plan (mode, why, table), predicted_s, resume_parts_s, order, moved_bytes and seconds by class,
         phases_s, path, generation."""
 
 @final

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use xfer_migrate_core::session::Input;
 use xfer_migrate_core::store::records::GENERATION_KEY;
 use xfer_migrate_core::{Body, GenerationRecord, ItemId, Message, MigrationId, Seal};
-use xfer_plan::Progress;
+use xfer_plan::manifest::Prospect;
+use xfer_plan::{Choice, Handling, Mode, Progress};
 use xfer_transport::{Channel, Endpoint, Grant, Incoming as FromPeer, PeerEvent, Region, TransferError, Transferred};
 use xfer_transport_core::{Deadline, PeerId, Time};
 
@@ -59,6 +60,13 @@ pub(crate) enum Job {
     Manifest {
         progress: Progress,
         answer: SyncSender<Result<String, OfferError>>,
+    },
+    Weigh {
+        progress: Progress,
+        handling: Handling,
+        open: Vec<Mode>,
+        prospects: Vec<Prospect>,
+        answer: SyncSender<Result<Option<Choice>, OfferError>>,
     },
     Withdraw {
         answer: SyncSender<Result<(), OfferError>>,
@@ -300,6 +308,13 @@ impl Driver {
                 let context = &self.context;
                 let text = self.source.as_ref().map(|source| source.manifest(context, now, progress));
                 let _ = answer.send(text.ok_or(OfferError::Closed));
+            }
+            Job::Weigh { progress, handling, open, prospects, answer } => {
+                let context = &self.context;
+                let choice = self.source.as_mut().map_or(Err(OfferError::Closed), |source| {
+                    source.weigh(context, now, progress, handling, &open, prospects)
+                });
+                let _ = answer.send(choice);
             }
             Job::Withdraw { answer } => {
                 self.leaving = None;

@@ -34,4 +34,5 @@ pub use outcome::{MigrationError, Outcome, OutcomeKind};
 pub use report::{Moved, Report};
 pub use rescue::{Cost, HandOver, Rescue};
 pub use trace::{Ended, Trace, Trip};
-pub use xfer_plan::Progress;
+pub use xfer_plan::manifest::Prospect;
+pub use xfer_plan::{Choice, Handling, Mode, Progress};

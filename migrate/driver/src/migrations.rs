@@ -9,7 +9,8 @@ use bytes::Bytes;
 use thiserror::Error;
 use xfer_migrate_core::session::{SourceConfigError, Violation};
 use xfer_migrate_core::{GenerationRecord, Item};
-use xfer_plan::Progress;
+use xfer_plan::manifest::Prospect;
+use xfer_plan::{Choice, Handling, Mode, Progress};
 use xfer_transport::{Endpoint, Region};
 
 use crate::bell::Bell;
@@ -156,6 +157,9 @@ pub enum OfferError {
     /// The session refuses: the items don't hold together, or it is past the point where this is possible.
     #[error(transparent)]
     Refused(Violation),
+    /// What is offered and what may be don't hold together.
+    #[error("this can't be planned: {0}")]
+    Plan(String),
     /// The threads of this process's migrations have ended.
     #[error("migrations of this process are closed")]
     Closed,
@@ -330,6 +334,26 @@ impl Outgoing {
     /// taking over costs, and `progress` of the training.
     pub fn manifest_json(&self, progress: Progress) -> Result<String, OfferError> {
         self.ask(|answer| Job::Manifest { progress, answer })
+    }
+
+    /// Which of the ways to leave that are `open` loses least, counting on the low end of what the links carry: with what is offered so
+    /// far and, beside it, `prospects`. `handling` is what the caller knows of taking over; what this process has measured of digests
+    /// and commits is put in. None if none is open.
+    pub fn weigh(
+        &self,
+        progress: Progress,
+        handling: Handling,
+        open: Vec<Mode>,
+        prospects: Vec<Prospect>,
+    ) -> Result<Option<Choice>, OfferError> {
+        self.ask(|answer| Job::Weigh { progress, handling, open, prospects, answer })
+    }
+
+    /// This is how this rank leaves, and why: for the log and the report.
+    pub fn leaves_by(&self, mode: Mode, why: &str) {
+        tracing::info!(target: SUMMARY, "leaving by {mode}: {why}");
+        let mut view = lock(&self.view);
+        (view.report.mode, view.report.why) = (Some(mode.name()), why.to_owned());
     }
 
     /// How it ended, if it has.

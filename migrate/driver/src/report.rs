@@ -38,6 +38,10 @@ pub struct Report {
     pub skipped: Vec<String>,
     /// What the planner said last, in words.
     pub plan: String,
+    /// At a source that said so, in which way it leaves: the word for a [`Mode`](xfer_plan::Mode).
+    pub mode: Option<&'static str>,
+    /// Why, in words.
+    pub why: String,
     /// At a source, what it expected when nothing more was offered: the parts from the beginning to when the last new owner goes
     /// on, and how many seconds each takes. All of them were measured before: nothing is taken from a table.
     pub resume_parts_s: Vec<(&'static str, f64)>,
@@ -91,7 +95,7 @@ impl Report {
             "moved_bytes": self.moved_bytes(),
             "order": self.order,
             "skipped": self.skipped,
-            "plan": self.plan,
+            "plan": { "mode": self.mode, "why": self.why, "table": self.plan },
             "predicted_s": self.predicted_s(),
             "resume_parts_s": resume,
             "path": self.path,

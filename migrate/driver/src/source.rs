@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use xfer_migrate_core::session::{Event, Input, Output, SourceConfig, SourceConfigError, SourceSession, SourceState};
 use xfer_migrate_core::{GenerationRecord, GroupId, Item, ItemId, MigrationId, PlanPolicy, RecomputeCost};
-use xfer_plan::manifest::Live;
-use xfer_plan::{Handling, Progress};
+use xfer_plan::manifest::{Live, Prospect};
+use xfer_plan::{Choice, Handling, Mode, Progress};
 use xfer_transport::{Region, TransferError, TransferHandle, Transferred};
 use xfer_transport_core::{Deadline, Lane, PeerId, RateInterval, RemoteRegion, Time};
 
@@ -160,15 +160,48 @@ impl SourceRun {
         Left {
             stream: planned.after(plan.sent).since(now),
             compute: plan.ready.saturating_sub(plan.sent),
-            bytes: sent.map(|(item, _)| item.bytes).sum(),
+            bytes: to_land.map(|(item, _)| item.bytes).sum(),
         }
     }
 
     /// All that is offered, as a file that `xfer plan --manifest` reads.
     pub(crate) fn manifest(&self, context: &Context, now: Time, progress: Progress) -> String {
-        let rate = measured(context, &self.targets).unwrap_or_else(|| at_most(context, RATE_UNKNOWN));
+        let handling = Handling {
+            meanwhile_s: self.take_over.meanwhile.as_secs_f64(),
+            after_s: self.take_over.after.as_secs_f64(),
+            ..Handling::default()
+        };
+        xfer_plan::manifest::write(
+            self.session.manifest(),
+            &self.live(context, now, progress, handling),
+            self.group_names(),
+        )
+    }
+
+    /// Which of the ways that are open loses least, if all that is offered and `prospects` leave.
+    pub(crate) fn weigh(
+        &self,
+        context: &Context,
+        now: Time,
+        progress: Progress,
+        handling: Handling,
+        open: &[Mode],
+        prospects: Vec<Prospect>,
+    ) -> Result<Option<Choice>, OfferError> {
+        let live = self.live(context, now, progress, handling);
+        let departure = xfer_plan::manifest::departure(self.session.manifest(), &live, self.group_names(), prospects);
+        let departure = departure.map_err(|error| OfferError::Plan(error.to_string()))?;
+        xfer_plan::choose(&departure, open).map_err(|error| OfferError::Plan(error.to_string()))
+    }
+
+    fn group_names(&self) -> impl Fn(GroupId) -> String {
         let names: BTreeMap<u32, &str> = self.groups.iter().map(|(name, group)| (group.0, name.as_str())).collect();
-        let live = Live {
+        move |group| names.get(&group.0).map_or_else(|| format!("group {}", group.0), |name| (*name).to_owned())
+    }
+
+    fn live(&self, context: &Context, now: Time, progress: Progress, handling: Handling) -> Live {
+        let rate = measured(context, &self.targets).unwrap_or_else(|| at_most(context, RATE_UNKNOWN));
+        Live {
             leaving: self.migration.source.rank,
             notice_s: self.deadline.left(now).as_secs_f64(),
             rate: (rate.low as f64, rate.high as f64),
@@ -176,14 +209,10 @@ impl SourceRun {
             handling: Handling {
                 digest_bytes_per_s: self.pace.digest_bytes_per_s(),
                 commit_s: self.pace.commit().as_secs_f64(),
-                meanwhile_s: self.take_over.meanwhile.as_secs_f64(),
-                after_s: self.take_over.after.as_secs_f64(),
+                ..handling
             },
             memory_bytes: self.targets.iter().map(|rank| (*rank, context.memory_limit_bytes)).collect(),
-        };
-        xfer_plan::manifest::write(self.session.manifest(), &live, |group| {
-            names.get(&group.0).map_or_else(|| format!("group {}", group.0), |name| (*name).to_owned())
-        })
+        }
     }
 
     pub(crate) fn withdraw(&mut self, now: Time) -> Result<(), OfferError> {

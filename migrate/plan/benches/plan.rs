@@ -113,7 +113,7 @@ fn departure(count: usize, spread: f64) -> Departure {
     let (law, computing) = (KillLaw::AtDeadline, Computing::After);
     let window = Window { notice_s, detect_s, reserve_s, link, law, computing };
     let (step_done_s, step_left_s, slowdown, rollback_s, reload_s) = (500.0, 500.0, 1.5, 900.0, 60.0);
-    let progress = Progress { step_done_s, step_left_s, slowdown, rollback_s, reload_s };
+    let progress = Progress { step_done_s, step_left_s, slowdown, rollback_s, reload_s, redo: true };
     let (leaving, handling, memory_bytes) = (vec![1], Handling::default(), Vec::new());
     Departure { assets, operations, leaving, progress, window, handling, memory_bytes }
         .check()

@@ -53,6 +53,8 @@ pub struct Progress {
     pub rollback_s: f64,
     /// What reading a checkpoint takes, in seconds.
     pub reload_s: f64,
+    /// Whether the job can do the open step again from its beginning. One that can't goes back to a checkpoint if it loses the step.
+    pub redo: bool,
 }
 
 /// The time and the link that there are.
@@ -91,6 +93,12 @@ pub struct Handling {
     pub meanwhile_s: f64,
     /// What it does once the layers are its own, in seconds.
     pub after_s: f64,
+    /// Likewise what forwards in flight add to both, in seconds, if the node stops with them.
+    pub stop_meanwhile_s: f64,
+    /// See above.
+    pub stop_after_s: f64,
+    /// Until these forwards are described, in seconds: of the open step nothing leaves before that.
+    pub describe_s: f64,
 }
 
 /// Everything about one departure, checked: names are unique, places are there, nothing is made from itself.
@@ -303,7 +311,7 @@ impl Departure {
     fn check_numbers(&self) -> Result<(), DepartureError> {
         let Progress { step_done_s, step_left_s, slowdown, rollback_s, reload_s, .. } = self.progress;
         let Window { notice_s, detect_s, reserve_s, link, .. } = self.window;
-        let Handling { digest_bytes_per_s, commit_s, meanwhile_s, after_s } = self.handling;
+        let handling = self.handling;
         for (what, value) in [
             ("the time done of the step", step_done_s),
             ("the time left of the step", step_left_s),
@@ -314,13 +322,16 @@ impl Departure {
             ("the detection", detect_s),
             ("the reserve", reserve_s),
             ("the spread of the link", link.spread),
-            ("the time of the commit", commit_s),
-            ("the time of what is done meanwhile", meanwhile_s),
-            ("the time of what is done afterwards", after_s),
+            ("the time of the commit", handling.commit_s),
+            ("the time of what is done meanwhile", handling.meanwhile_s),
+            ("the time of what is done afterwards", handling.after_s),
+            ("the time of what is done meanwhile for forwards", handling.stop_meanwhile_s),
+            ("the time of what is done afterwards for forwards", handling.stop_after_s),
+            ("the time of describing", handling.describe_s),
         ] {
             number(what.to_owned(), value)?;
         }
-        if let Some(value) = digest_bytes_per_s.filter(|rate| !(rate.is_finite() && *rate > 0.0)) {
+        if let Some(value) = handling.digest_bytes_per_s.filter(|rate| !(rate.is_finite() && *rate > 0.0)) {
             return Err(DepartureError::Rate { what: "the rate of digests", value });
         }
         if link.bytes_per_s.is_finite() && link.bytes_per_s >= 0.0 {

@@ -92,6 +92,9 @@ impl Stock<'_> {
         }
         let state_s = last_s(|line| line.state_end).max(fetched_s);
         if !script.keeps_step || !all(|line| line.step_end) {
+            if !progress.redo {
+                return rolled_back(progress, Parts { detect_s, stream_s: cut_s, ..Parts::default() });
+            }
             // Whoever waits for the rest learns of the death.
             let known_s = if script.keeps_step { cut_s.max(fetched_s) } else { state_s };
             return step_lost(progress, self.handled(script, known_s));
@@ -121,15 +124,24 @@ impl Stock<'_> {
         let handling = &self.departure.handling;
         let bytes = script.lines.iter().map(|line| line.total).max().unwrap_or(0) as f64;
         let verify_s = handling.digest_bytes_per_s.map_or(0.0, |rate| (bytes / rate - sent_s).max(0.0));
-        let late_s = (handling.meanwhile_s - sent_s - verify_s - handling.commit_s).max(0.0);
+        let (meanwhile_s, after_s) = self.taking_over(script);
+        let late_s = (meanwhile_s - sent_s - verify_s - handling.commit_s).max(0.0);
         Parts {
             detect_s: self.departure.window.detect_s,
             stream_s: sent_s,
             verify_s,
             commit_s: handling.commit_s,
-            take_over_s: late_s + handling.after_s,
+            take_over_s: late_s + after_s,
             ..Parts::default()
         }
+    }
+
+    /// What the new owner that has most to do does while bytes come, and afterwards, in seconds.
+    fn taking_over(&self, script: &Script) -> (f64, f64) {
+        let handling = &self.departure.handling;
+        let with_forwards = if script.mode == Mode::Stop && script.keeps_step { 1.0 } else { 0.0 };
+        let meanwhile_s = handling.meanwhile_s + with_forwards * handling.stop_meanwhile_s;
+        (meanwhile_s, handling.after_s + with_forwards * handling.stop_after_s)
     }
 
     /// The least loss of any script that wants what `script` does: all state, and all of the open step or nothing of it.
@@ -146,7 +158,7 @@ impl Stock<'_> {
             detect_s: window.detect_s,
             stream_s: ready_s,
             commit_s: handling.commit_s,
-            take_over_s: handling.after_s,
+            take_over_s: self.taking_over(script).1,
             ..Parts::default()
         };
         handed_off(progress, script.mode, parts).loss_s.min(outcome.loss_s)

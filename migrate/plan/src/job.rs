@@ -145,6 +145,7 @@ impl Job {
             slowdown: if staying > 0.0 { f64::from(self.nodes) / staying } else { 1.0 },
             rollback_s: self.rollback_s,
             reload_s: self.reload_s,
+            redo: true,
         };
         let Builder { assets, operations, .. } = builder;
         let leaving = self.leaving().collect();

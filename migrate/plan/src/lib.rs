@@ -12,6 +12,7 @@
 
 mod baseline;
 mod chart;
+mod choice;
 mod departure;
 mod document;
 mod evaluate;
@@ -30,6 +31,7 @@ pub mod trace;
 
 pub use baseline::Baseline;
 pub use chart::loss_against_link;
+pub use choice::{Choice, choose};
 pub use departure::{Asset, Departure, DepartureError, Handling, Operation, Progress, Window};
 pub use document::document;
 pub use evaluate::{Outcome, OutcomeKind, Parts};

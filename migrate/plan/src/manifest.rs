@@ -5,8 +5,9 @@
 //!   "xfer_manifest": 1,
 //!   "leaving": [1],
 //!   "notice_s": 30, "link_bytes_per_s": {"low": 800e6, "high": 1200e6},
-//!   "step": {"done_s": 6.5, "left_s": 6.5, "slowdown": 1.5, "rollback_s": 900, "reload_s": 60},
-//!   "handling": {"digest_bytes_per_s": 4e9, "commit_s": 0.002, "meanwhile_s": 0.2, "after_s": 0.05},
+//!   "step": {"done_s": 6.5, "left_s": 6.5, "slowdown": 1.5, "rollback_s": 900, "reload_s": 60, "redo": true},
+//!   "handling": {"digest_bytes_per_s": 4e9, "commit_s": 0.002, "meanwhile_s": 0.2, "after_s": 0.05, "describe_s": 0.04,
+//!     "stop_meanwhile_s": 0.1, "stop_after_s": 0.02},
 //!   "memory_bytes": {"0": 40e9},
 //!   "items": [
 //!     {"name": "layers.4.weight", "kind": "parameter", "bytes": 4096, "version": 7, "target": 0, "holders": [1]},
@@ -107,6 +108,7 @@ struct Step {
     slowdown: Option<f64>,
     rollback_s: Option<f64>,
     reload_s: Option<f64>,
+    redo: Option<bool>,
 }
 
 #[derive(Deserialize, Serialize, Default)]
@@ -116,6 +118,9 @@ struct Costs {
     commit_s: f64,
     meanwhile_s: f64,
     after_s: f64,
+    stop_meanwhile_s: f64,
+    stop_after_s: f64,
+    describe_s: f64,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -159,6 +164,10 @@ pub fn read(bytes: &[u8]) -> Result<Departure, ManifestError> {
     if file.xfer_manifest != VERSION {
         return Err(ManifestError::Version { found: file.xfer_manifest });
     }
+    departure_of(file)
+}
+
+fn departure_of(file: File) -> Result<Departure, ManifestError> {
     let places: BTreeMap<&str, usize> =
         file.items.iter().enumerate().map(|(place, entry)| (entry.name.as_str(), place)).collect();
     let mut assets = Vec::with_capacity(file.items.len());
@@ -183,10 +192,9 @@ pub fn read(bytes: &[u8]) -> Result<Departure, ManifestError> {
             needs: named(entry, &entry.needs, &places)?,
         });
     }
-    let Costs { digest_bytes_per_s, commit_s, meanwhile_s, after_s } = file.handling;
     let departure = Departure {
         assets,
-        handling: Handling { digest_bytes_per_s, commit_s, meanwhile_s, after_s },
+        handling: file.handling.handling(),
         memory_bytes: memory(&file.memory_bytes)?,
         operations: operations(&file, &places)?,
         leaving: file.leaving,
@@ -213,8 +221,55 @@ pub struct Live {
     pub memory_bytes: Vec<(u32, u64)>,
 }
 
+/// Something that a running hand-over doesn't offer yet, and may.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prospect {
+    /// What it will be called.
+    pub name: String,
+    /// What kind of thing it is.
+    pub class: ItemClass,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// The rank that takes it over.
+    pub target: u32,
+    /// What makes it again makes all of its group; empty for it alone.
+    pub group: String,
+    /// How long that takes, in seconds; none if nothing does.
+    pub recompute_s: Option<f64>,
+    /// The items that it is made from, by name.
+    pub recompute_from: Vec<String>,
+}
+
+/// What a running hand-over would be with `prospects` offered, too.
+pub fn departure(
+    manifest: &Manifest,
+    live: &Live,
+    group: impl Fn(GroupId) -> String,
+    prospects: Vec<Prospect>,
+) -> Result<Departure, ManifestError> {
+    let mut file = file(manifest, live, group);
+    file.items.extend(prospects.into_iter().map(|prospect| Entry {
+        name: prospect.name,
+        kind: prospect.class.name().to_owned(),
+        bytes: prospect.bytes,
+        version: 0,
+        target: prospect.target,
+        holders: vec![live.leaving],
+        group: prospect.group,
+        recompute_s: prospect.recompute_s,
+        recompute_from: prospect.recompute_from,
+        needs: Vec::new(),
+    }));
+    departure_of(file)
+}
+
 /// The file for what a running hand-over offers. Groups are called as `group` says.
 pub fn write(manifest: &Manifest, live: &Live, group: impl Fn(GroupId) -> String) -> String {
+    // Strings and finite numbers only: there is nothing in it that could not be written.
+    serde_json::to_string_pretty(&file(manifest, live, group)).unwrap_or_default()
+}
+
+fn file(manifest: &Manifest, live: &Live, group: impl Fn(GroupId) -> String) -> File {
     let leaving = live.leaving;
     let name = |id: &ItemId| manifest.get(*id).map_or_else(|| id.to_string(), |item| item.name.to_string());
     let entry = |item: &Item| Entry {
@@ -235,7 +290,7 @@ pub fn write(manifest: &Manifest, live: &Live, group: impl Fn(GroupId) -> String
         recompute_from: item.cost.inputs().iter().map(name).collect(),
         needs: Vec::new(),
     };
-    let file = File {
+    File {
         xfer_manifest: VERSION,
         leaving: vec![leaving],
         notice_s: live.notice_s.min(limits::TIME_S_MAX),
@@ -246,18 +301,26 @@ pub fn write(manifest: &Manifest, live: &Live, group: impl Fn(GroupId) -> String
             slowdown: Some(live.progress.slowdown),
             rollback_s: Some(live.progress.rollback_s),
             reload_s: Some(live.progress.reload_s),
+            redo: Some(live.progress.redo),
         },
-        handling: Costs {
-            digest_bytes_per_s: live.handling.digest_bytes_per_s,
-            commit_s: live.handling.commit_s,
-            meanwhile_s: live.handling.meanwhile_s,
-            after_s: live.handling.after_s,
-        },
+        handling: Costs::of(live.handling),
         memory_bytes: live.memory_bytes.iter().map(|(rank, bytes)| (*rank, *bytes as f64)).collect(),
         items: manifest.items().iter().map(entry).collect(),
-    };
-    // Strings and finite numbers only: there is nothing in it that could not be written.
-    serde_json::to_string_pretty(&file).unwrap_or_default()
+    }
+}
+
+impl Costs {
+    fn of(handling: Handling) -> Self {
+        let Handling { digest_bytes_per_s, commit_s, meanwhile_s, after_s, stop_meanwhile_s, stop_after_s, describe_s } =
+            handling;
+        Self { digest_bytes_per_s, commit_s, meanwhile_s, after_s, stop_meanwhile_s, stop_after_s, describe_s }
+    }
+
+    fn handling(&self) -> Handling {
+        let Self { digest_bytes_per_s, commit_s, meanwhile_s, after_s, stop_meanwhile_s, stop_after_s, describe_s } =
+            *self;
+        Handling { digest_bytes_per_s, commit_s, meanwhile_s, after_s, stop_meanwhile_s, stop_after_s, describe_s }
+    }
 }
 
 fn progress(step: &Step) -> Progress {
@@ -267,6 +330,7 @@ fn progress(step: &Step) -> Progress {
         slowdown: step.slowdown.unwrap_or(1.0),
         rollback_s: step.rollback_s.unwrap_or(900.0),
         reload_s: step.reload_s.unwrap_or(60.0),
+        redo: step.redo.unwrap_or(true),
     }
 }
 

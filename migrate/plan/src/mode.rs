@@ -118,7 +118,13 @@ impl Stock<'_> {
                 vec![kept, given_up]
             }
             Mode::Stop => {
-                let kept = self.in_best_order(mode, choices, true);
+                let described_s = self.departure.handling.describe_s;
+                let late =
+                    |line: &Line| Line { split_bytes: line.state_end, rest_ready_s: described_s, ..line.clone() };
+                let mut kept = self.in_best_order(mode, choices, true);
+                if described_s > 0.0 {
+                    kept.lines = kept.lines.iter().map(late).collect();
+                }
                 let given_up = given_up(&kept);
                 vec![kept, given_up]
             }

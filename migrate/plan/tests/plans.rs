@@ -226,8 +226,15 @@ fn what_a_running_job_writes_is_what_a_plan_reads() {
         item(1, "a", 5, computed(vec![ItemId(0)])),
         item(2, "b", 5, computed(vec![ItemId(1)])),
     ];
-    let progress = Progress { step_done_s: 1.0, step_left_s: 2.0, slowdown: 1.5, rollback_s: 30.0, reload_s: 4.0 };
-    let handling = Handling { digest_bytes_per_s: Some(4e9), commit_s: 0.002, meanwhile_s: 0.25, after_s: 0.5 };
+    let progress =
+        Progress { step_done_s: 1.0, step_left_s: 2.0, slowdown: 1.5, rollback_s: 30.0, reload_s: 4.0, redo: true };
+    let handling = Handling {
+        digest_bytes_per_s: Some(4e9),
+        commit_s: 0.002,
+        meanwhile_s: 0.25,
+        after_s: 0.5,
+        ..Handling::default()
+    };
     let live = manifest::Live {
         leaving: 1,
         notice_s: 12.0,
@@ -324,8 +331,17 @@ fn departures() -> impl Strategy<Value = Departure> {
             let computing = if beside { Computing::Beside } else { Computing::After };
             let link = LinkEstimate { bytes_per_s, spread };
             let window = Window { notice_s, detect_s: 0.1, reserve_s: 0.1, link, law: KillLaw::ALL[law].1, computing };
-            let progress = Progress { step_done_s, step_left_s, slowdown: 1.5, rollback_s: 50.0, reload_s: 5.0 };
-            let handling = Handling { digest_bytes_per_s: digests, commit_s: 0.01, meanwhile_s, after_s: 0.02 };
+            let redo = meanwhile_s < 0.5 || !beside;
+            let progress = Progress { step_done_s, step_left_s, slowdown: 1.5, rollback_s: 50.0, reload_s: 5.0, redo };
+            let handling = Handling {
+                digest_bytes_per_s: digests,
+                commit_s: 0.01,
+                meanwhile_s,
+                after_s: 0.02,
+                stop_meanwhile_s: meanwhile_s / 2.0,
+                stop_after_s: 0.01,
+                describe_s: meanwhile_s / 3.0,
+            };
             let (leaving, memory_bytes) = (vec![10, 11], room_bytes.into_iter().map(|bytes| (0, bytes)).collect());
             Departure { assets, operations, leaving, progress, window, handling, memory_bytes }
                 .check()

@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,6 +120,7 @@ class Migration:
     order: list[str] = field(default_factory=list)
     record: bytes | None = None
     outcome: Outcome | None = None
+    left_by: tuple[str, str] | None = None
 
 
 class LocalWorld:
@@ -148,6 +150,9 @@ class LocalWorld:
         self.migrations: list[Migration] = []
         self.dismissed: set[tuple[int, int]] = set()
         self.generation = 0
+        self.way = "stop"
+        """What the planner would say."""
+        self.weighed: list[tuple[list[Any], dict[str, float]]] = []
         self.failed: list[int] = []
 
     def run(self, body: Callable[[LocalEngine], Any], timeout_s: float = 20.0) -> list[Any]:
@@ -229,9 +234,23 @@ class LocalWorld:
         incoming = self.incoming(rank)
         return rank in self.notices or (incoming is not None and incoming.outcome is not None)
 
-    def begin(self, rank: int, targets: Sequence[int], owners_after: dict[str, int], items: Sequence[Item]) -> None:
+    def begin(
+        self,
+        rank: int,
+        targets: Sequence[int],
+        owners_after: dict[str, int],
+        items: Sequence[Item],
+        generation: int | None,
+    ) -> None:
+        if generation is not None and generation != self.generation:
+            raise XferError(f"generation {self.generation} is true")
+        others = [migration.source for migration in self.migrations if migration.outcome is None]
+        if others:
+            raise XferError(f"rank {others[0]} leaves first")
         self.migrations.append(Migration(rank, list(targets), dict(owners_after)))
         self.offer(self.migrations[-1], items)
+        if set(targets) & set(self.notices):
+            self.decide(self.migrations[-1], "withdrawn", [], [])
 
     def offer(self, migration: Migration, items: Sequence[Item]) -> None:
         for item in items:
@@ -300,7 +319,7 @@ class LocalEngine:
         self.world = world
         self.rank = rank
         self.world_size = world.size
-        self.protected: tuple[list[int], dict[str, int], list[Item]] | None = None
+        self.protected: tuple[list[int], dict[str, int], list[Item], int | None] | None = None
 
     @property
     def generation(self) -> int:
@@ -348,8 +367,13 @@ class LocalEngine:
 
     def raise_notice(self, seconds: float, source: str = "api") -> None:
         self.world.notices[self.rank] = Notice(source, seconds)
+        for migration in self.world.migrations:
+            if migration.outcome is None and self.rank in migration.targets:
+                # Who has to leave himself takes nothing over.
+                self.world.decide(migration, "withdrawn", [], [])
         if self.protected is not None and self.protected[0]:
-            self.world.begin(self.rank, *self.protected)
+            with suppress(XferError):
+                self.world.begin(self.rank, *self.protected)
         if self.world.withdraw_at == "notice":
             self.withdraw_notice()
         self.world.turn.notify_all()
@@ -361,8 +385,10 @@ class LocalEngine:
                 self.world.decide(migration, "withdrawn", [], [])
         self.world.turn.notify_all()
 
-    def protect(self, targets: Sequence[int], owners_after: dict[str, int], items: Sequence[Item]) -> None:
-        self.protected = list(targets), dict(owners_after), list(items)
+    def protect(
+        self, targets: Sequence[int], owners_after: dict[str, int], items: Sequence[Item], generation: int | None = None
+    ) -> None:
+        self.protected = list(targets), dict(owners_after), list(items), generation
 
     def updating(self) -> Updating:
         return Updating(self)
@@ -371,8 +397,10 @@ class LocalEngine:
         mine = [migration for migration in self.world.migrations if migration.source == self.rank]
         return Outgoing(self, mine[-1]) if mine else None
 
-    def hand_over(self, targets: Sequence[int], owners_after: dict[str, int], seconds: float) -> Outgoing:
-        self.world.begin(self.rank, targets, owners_after, [])
+    def hand_over(
+        self, targets: Sequence[int], owners_after: dict[str, int], seconds: float, generation: int | None = None
+    ) -> Outgoing:
+        self.world.begin(self.rank, targets, owners_after, [], generation)
         return Outgoing(self, self.world.migrations[-1])
 
     def incoming(self) -> Incoming | None:
@@ -410,6 +438,14 @@ class Outgoing:
         if self.migration.outcome is not None:
             raise XferError("it has ended")
         self.engine.world.offer(self.migration, items)
+
+    def weigh(self, open: Sequence[str], prospects: Sequence[Any], **known: float) -> dict[str, Any]:
+        assert self.engine.world.way in open
+        self.engine.world.weighed.append((list(prospects), known))
+        return {"mode": self.engine.world.way, "why": "the test says so", "ways": []}
+
+    def leaves_by(self, mode: str, why: str) -> None:
+        self.migration.left_by = mode, why
 
     def cut(self, record: bytes, meanwhile_s: float = 0.0, after_s: float = 0.0) -> None:
         world = self.engine.world

@@ -20,7 +20,7 @@ from xfer.torch.handoff import by_layer, by_shard, check_owners, heirs
 from xfer.torch.in_flight import InFlight
 from xfer.torch.memory import is_dense, lend, shaped, view
 from xfer.torch.ownership import Decision
-from xfer.torch.pace import Handling, Middle, StepClock
+from xfer.torch.pace import Handling, Middle, StepClock, Work
 from xfer.torch.record import Cursor
 from xfer.torch.rng import LayerRng
 from xfer.torch.schedule import one_forward_one_backward
@@ -46,6 +46,13 @@ class TestHeirs:
     ) -> None:
         assert heirs(owners, leaving) == (targets, after)
         check_owners(after, len(owners))
+
+    def test_nobody_inherits_who_leaves_too(self) -> None:
+        owners = [0, 0, 1, 1, 2, 2, 3, 3]
+        assert heirs(owners, 1, {2}) == ([0], [0, 0, 0, 0, 2, 2, 3, 3])
+        assert heirs(owners, 2, {1}) == ([3], [0, 0, 1, 1, 3, 3, 3, 3])
+        assert heirs(owners, 1, {0, 2}) == ([], owners)
+        assert heirs(owners, 1, {3}) == heirs(owners, 1)
 
     def test_owners_travel_by_name(self) -> None:
         assert by_layer(by_shard([0, 0, 2]), 3) == [0, 0, 2]
@@ -89,10 +96,23 @@ class TestPace:
         assert (middle.seconds, middle.count) == (2.0, 9)
 
     def test_what_fails_was_not_measured(self) -> None:
-        middle = Middle()
-        with pytest.raises(ZeroDivisionError), middle.timed():
+        work = Work(Middle())
+        with pytest.raises(ZeroDivisionError), work.timed():
             1 / 0
-        assert middle.count == 0
+        assert work.count == 0
+
+    def test_work_takes_longer_where_forwards_do(self) -> None:
+        slowness = Middle()
+        work = Work(slowness)
+        with work.timed():
+            sum(range(100_000))
+        alone_s = work.seconds
+        assert alone_s > 0, "of forwards nothing is known"
+        slowness.note(3.0)
+        assert work.seconds == 3 * alone_s
+        slowness.note(0.5)
+        slowness.note(0.5)
+        assert work.seconds == alone_s, "nothing is quicker than its own time"
 
     def test_a_step_that_goes_on_is_not_begun_again(self) -> None:
         clock = StepClock()

@@ -4,28 +4,24 @@ that leaves."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from xfer._xfer import Item, Notice, Outcome, Outgoing, StoreLost, XferError
 
 from . import record
 from .boundary import Key
 from .in_flight import Parts
+from .garbage import paused
+from .leaving import Way, load, saves_s, weight
 from .memory import lend
-from .pace import Load
 from .record import Cursor, forward_name, gradient_name, input_name, layer_of, shard_name, state_name
 from .shard import Piece, Shard
 
 if TYPE_CHECKING:
     from .stage import Stage
 
-Activations = Literal["cheapest", "ship", "recompute"]
-Leave = Literal["stop", "overlap"]
-
-# By how much a computation is taken to be longer than it is where sending is preferred to it.
-SHIP_WEIGHT = 1000.0
 # How often the leaving rank looks whether its hand-over has begun.
 LOOK_S = 0.01
 # How often it looks, while it waits for the outcome, whether the new owners live.
@@ -45,14 +41,16 @@ def check_owners(owners: Sequence[int], layers: int) -> None:
         raise ValueError(f"the layers of a rank must be next to each other: {list(owners)}")
 
 
-def heirs(owners: Sequence[int], leaving: int) -> tuple[list[int], list[int]]:
-    """Who takes over if `leaving` goes: its neighbours, half each. The targets, and the owner of each layer afterwards.
+def heirs(owners: Sequence[int], leaving: int, also: Collection[int] = ()) -> tuple[list[int], list[int]]:
+    """Who takes over if `leaving` goes: its neighbours, half each, or the one that isn't among those that leave `also`. The targets,
+    and the owner of each layer afterwards.
 
     A neighbour has what goes in or comes out at its side, so that much need not be moved.
     """
     mine = [layer for layer, rank in enumerate(owners) if rank == leaving]
     after = list(owners)
-    neighbours = [owners[layer] for layer in (mine[0] - 1, mine[-1] + 1) if 0 <= layer < len(owners)] if mine else []
+    beside = [owners[layer] for layer in (mine[0] - 1, mine[-1] + 1) if 0 <= layer < len(owners)] if mine else []
+    neighbours = [rank for rank in beside if rank not in also]
     for n, layer in enumerate(mine):
         if neighbours:
             after[layer] = neighbours[0] if n < (len(mine) + 1) // 2 else neighbours[-1]
@@ -82,14 +80,70 @@ def _state(shard: Shard, piece: Piece, after: Sequence[int]) -> Item:
     return Item(name, piece.kind, memory, target=after[shard.layer], version=shard.step, group=shard.name)
 
 
+def begin(
+    stage: Stage, notice: Notice, targets: Sequence[int], after: Sequence[int], generation: int
+) -> Outgoing | None:
+    """The hand-over that the native side has begun, or a new one; None if there is none yet: the notice was taken back, another
+    rank leaves first, or `generation`, up to which this rank has followed, isn't the latest."""
+    engine = stage.engine
+    give_up_s = time.monotonic() + BEGIN_S
+    while time.monotonic() < give_up_s:
+        outgoing = engine.outgoing()
+        if outgoing is not None and not _is_void(outgoing):
+            return outgoing
+        if engine.notice() is None or engine.generation != generation:
+            return None
+        if outgoing is not None:
+            # What the native side had begun has come to nothing.
+            break
+        time.sleep(LOOK_S)
+    try:
+        outgoing = engine.hand_over(targets, by_shard(after), notice.seconds_left, generation)
+        outgoing.offer(lasting_items(stage.shards.values(), after))
+    except StoreLost:
+        raise
+    except XferError as error:
+        # Who was to take over leaves too, or another rank leaves first. There will be another generation.
+        stage.observe("waits", {"reason": str(error)})
+        return None
+    return outgoing
+
+
+def _is_void(outgoing: Outgoing) -> bool:
+    """Whether it has ended, and this rank owns what it did."""
+    try:
+        return outgoing.wait(timeout=0.0).kind == "withdrawn"
+    except TimeoutError:
+        return False
+    except StoreLost:
+        raise
+    except XferError:
+        return True
+
+
+def _outcome(stage: Stage, outgoing: Outgoing, timeout_s: float) -> Outcome | None:
+    try:
+        return outgoing.wait(timeout=timeout_s)
+    except StoreLost:
+        raise
+    except XferError as error:
+        stage.observe("abandoned", {"source": stage.rank, "reason": str(error)})
+        return None
+
+
 class HandOver:
     """One hand-over, from the safe point at which the stage stopped to the outcome."""
 
-    def __init__(self, stage: Stage, notice: Notice, targets: Sequence[int], after: Sequence[int]) -> None:
+    def __init__(
+        self, stage: Stage, notice: Notice, targets: Sequence[int], after: Sequence[int], generation: int, way: Way
+    ) -> None:
+        """`generation`: up to which this rank has followed. `way`: how it is that it leaves now."""
         self._stage = stage
         self._notice = notice
         self._targets = list(targets)
         self._after = list(after)
+        self._generation = generation
+        self._way = way
 
     def run(self) -> Outcome | None:
         """Offers what changes while training runs, cuts, and waits until the new owners, or the store, have decided.
@@ -97,10 +151,15 @@ class HandOver:
         None if nothing was decided: the notice was taken back before any of it, or somebody else's hand-over came
         first.
         """
+        with paused():
+            return self._run()
+
+    def _run(self) -> Outcome | None:
         stage = self._stage
-        outgoing = self._begin()
+        outgoing = begin(stage, self._notice, self._targets, self._after, self._generation)
         if outgoing is None:
             return None
+        outgoing.leaves_by(self._way.mode, self._way.why)
         stage.observe("stopped", {"notice": self._notice.source, "seconds_left": self._notice.seconds_left})
         with stage.boundary.undivided(self._notice.seconds_left):
             for shard in stage.shards.values():
@@ -112,12 +171,12 @@ class HandOver:
             # The graphs of forwards are described while the state, without which they are worth nothing, is on its way.
             outgoing.offer([*self._passing(), *self._entries(), *self._inputs(), *self._gradients()])
             self._offer_forwards(outgoing, cursors)
-            load = self._load(cursors)
-            outgoing.cut(record.encode(cursors), meanwhile_s=load.meanwhile_s, after_s=load.after_s)
+            to_do = load(stage, self._targets, self._after, lambda shard: len(cursors[shard.layer].saved), forwards=True)
+            outgoing.cut(record.encode(cursors), meanwhile_s=to_do.meanwhile_s, after_s=to_do.after_s)
         except XferError as refused:
             # It is ending already: the notice was taken back, or a new owner is gone.
             try:
-                outcome = self._outcome(outgoing, GRACE_S)
+                outcome = _outcome(stage, outgoing, GRACE_S)
             except TimeoutError:
                 raise refused from None
         else:
@@ -128,34 +187,11 @@ class HandOver:
         stage.observe("decided", {"kind": outcome.kind, "generation": outcome.generation, "report": outgoing.report()})
         return outcome
 
-    def _begin(self) -> Outgoing | None:
-        """The hand-over that the native side has begun, or a new one."""
-        engine = self._stage.engine
-        give_up_s = time.monotonic() + BEGIN_S
-        while time.monotonic() < give_up_s:
-            outgoing = engine.outgoing()
-            if outgoing is not None and not self._is_void(outgoing):
-                return outgoing
-            if engine.notice() is None:
-                return None
-            time.sleep(LOOK_S)
-        outgoing = engine.hand_over(self._targets, by_shard(self._after), self._notice.seconds_left)
-        outgoing.offer(lasting_items(self._stage.shards.values(), self._after))
-        return outgoing
-
-    def _is_void(self, outgoing: Outgoing) -> bool:
-        """Whether it has ended, and this rank owns what it did."""
-        try:
-            outcome = self._outcome(outgoing, 0.0)
-        except TimeoutError:
-            return False
-        return outcome is None or outcome.kind == "withdrawn"
-
     def _await(self, outgoing: Outgoing) -> Outcome | None:
         give_up_s = time.monotonic() + self._notice.seconds_left + GRACE_S
         while True:
             try:
-                return self._outcome(outgoing, SLICE_S)
+                return _outcome(self._stage, outgoing, SLICE_S)
             except TimeoutError:
                 if time.monotonic() > give_up_s:
                     raise
@@ -163,45 +199,6 @@ class HandOver:
                     # Nothing can come of it any more; there is no use in waiting for the deadline.
                     with suppress(XferError):
                         outgoing.withdraw()
-
-    def _outcome(self, outgoing: Outgoing, timeout_s: float) -> Outcome | None:
-        try:
-            return outgoing.wait(timeout=timeout_s)
-        except StoreLost:
-            raise
-        except XferError as error:
-            self._stage.observe("abandoned", {"source": self._stage.rank, "reason": str(error)})
-            return None
-
-    def _load(self, cursors: Mapping[int, Cursor]) -> Load:
-        """What the new owner has to do that gets most, beside what the plan counts for forwards that are run again."""
-        handling = self._stage.handling
-        loads = []
-        for rank in self._targets:
-            layers = [layer for layer in cursors if self._after[layer] == rank]
-            meanwhile_s = len(layers) * handling.make.seconds
-            after_s = len(layers) * handling.load.seconds
-            for shard in (self._stage.shards[layer] for layer in layers):
-                replayed = len(cursors[shard.layer].saved) if self._saves_s(shard) > 0 else 0
-                meanwhile_s += replayed * handling.graph.seconds
-                after_s += replayed * handling.bind.seconds
-                after_s += (len(shard.in_flight) - replayed) * shard.forward_s
-            forward_s = max((self._stage.shards[layer].forward_s for layer in layers), default=0.0)
-            if self._after.count(rank) * forward_s > meanwhile_s:
-                # A microbatch through its layers takes longer than all of that: it has work of its own until the layers
-                # are its own, and hears of it at its next safe point, half a backward later.
-                meanwhile_s, after_s = 0.0, after_s + meanwhile_s + forward_s
-            loads.append(Load(meanwhile_s, after_s))
-        return max(loads, key=lambda load: load.meanwhile_s + load.after_s)
-
-    def _saves_s(self, shard: Shard) -> float:
-        """What a forward's saved tensors save its new owner, which has its work with them too."""
-        if self._stage.activations == "ship":
-            return self._weight() * shard.forward_s
-        return max(shard.forward_s - self._stage.handling.replay_s, 0.0)
-
-    def _weight(self) -> float:
-        return SHIP_WEIGHT if self._stage.activations == "ship" else 1.0
 
     def _passing(self) -> Iterator[Item]:
         for shard in self._stage.shards.values():
@@ -230,7 +227,7 @@ class HandOver:
                 lend(tensor),
                 target=self._after[min(layer, stage.pipeline.layers - 1)],
                 version=step,
-                recompute_s=self._weight() * producer.forward_s,
+                recompute_s=weight(stage) * producer.forward_s,
                 recompute_from=self._made_from(producer, microbatch),
             )
 
@@ -276,7 +273,7 @@ class HandOver:
                 target=self._after[shard.layer],
                 version=shard.step,
                 group=forward_name(shard.step, microbatch, shard.layer, "saved"),
-                recompute_s=self._saves_s(shard) * tensor.nbytes / total,
+                recompute_s=saves_s(self._stage, shard) * tensor.nbytes / total,
                 recompute_from=self._made_from(shard, microbatch),
             )
 

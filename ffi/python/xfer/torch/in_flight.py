@@ -143,11 +143,13 @@ class InFlight:
         """Does with a forward that ran here what its new owner would do, on the same layer, which it leaves as it is:
         why that is refused, if it is. The first time in a process takes a second, which nobody has when it counts; a
         later one tells `handling` what it takes."""
-        parts = self.export()
+        handling = handling or Handling()
+        with handling.export.timed():
+            parts = self.export()
         if parts is None:
             return "its forward can't be exported"
         assert self._given is not None
-        handling = handling or Handling()
+        handling.saved_bytes = sum(tensor.nbytes for tensor in parts.tensors.values())
         there = {n: tensor.detach().contiguous().view(-1).view(torch.uint8) for n, tensor in parts.tensors.items()}
         arrived = Arrived(self.entry(), parts.letters, there, wanted=False, prepared=None)
         try:

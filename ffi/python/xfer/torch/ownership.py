@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 from xfer._xfer import Notice, Outcome, PeerLost, StoreLost, XferError
 
 from . import codec
+from .departures import Departures
 from .errors import WireError
 from .garbage import paused
-from .handoff import HandOver, by_layer, by_shard, heirs, lasting_items
+from .handoff import HandOver, begin, by_layer, by_shard, heirs, lasting_items
+from .leaving import Way, choose
+from .record import gradient_name, input_name
 from .takeover import TakeOver
 
 if TYPE_CHECKING:
@@ -38,6 +41,13 @@ class Decision:
     owners: dict[str, int]
     missing: list[str]
     reason: str
+
+    @staticmethod
+    def of(outcome: Outcome) -> Decision:
+        """What those who had a part in it know."""
+        return Decision(
+            outcome.kind, outcome.generation, outcome.source, outcome.owners, outcome.missing, outcome.reason
+        )
 
     def encode(self) -> bytes:
         """For those who had no part in it."""
@@ -87,13 +97,17 @@ class Ownership:
         self._declined: set[str] = set()
         self._enough_s: dict[str, float] = {}
         """By notice: when so much of it is left, the open step isn't waited for any more."""
+        self._departures = Departures(stage.engine)
+        self._ways: dict[str, Way] = {}
+        """By notice: how this rank leaves."""
         self._done_since_s: float | None = None
 
     def protect(self) -> None:
         """Tells the native side what is to leave at once when a notice comes."""
         stage = self._stage
-        targets, after = heirs(stage.owners, stage.rank)
-        stage.engine.protect(targets, by_shard(after), lasting_items(stage.shards.values(), after) if targets else [])
+        targets, after = heirs(stage.owners, stage.rank, self._others_that_leave() if self._notice() else ())
+        items = lasting_items(stage.shards.values(), after) if targets else []
+        stage.engine.protect(targets, by_shard(after), items, self._generation)
 
     def due(self) -> bool:
         """Whether layers are to change hands."""
@@ -161,10 +175,7 @@ class Ownership:
         if outcome.generation > self._generation + 1:
             # Others' layers changed hands before, which this rank has not followed yet.
             return self._told()
-        decision = Decision(
-            outcome.kind, outcome.generation, outcome.source, outcome.owners, outcome.missing, outcome.reason
-        )
-        return News(decision, self._arrival, outcome)
+        return News(Decision.of(outcome), self._arrival, outcome)
 
     def _told(self) -> News | None:
         """A decision about others' layers, which those who got them have published."""
@@ -203,6 +214,7 @@ class Ownership:
             for key, tensor in stage.boundary.abandon(decision.source).items():
                 kept = stage.inputs if key.direction == "fwd" else stage.gradients
                 kept[key.step, key.microbatch, key.layer] = tensor
+            self._inherit_from(decision.source)
             stage.owners = by_layer(decision.owners, stage.pipeline.layers)
             if news.arrival is not None and news.outcome is not None:
                 news.arrival.run(news.outcome)
@@ -214,6 +226,16 @@ class Ownership:
         facts = {"kind": decision.kind, "generation": decision.generation, "reason": decision.reason}
         report = {} if news.arrival is None else {"report": news.arrival.incoming.report()}
         stage.observe("followed", {**facts, **report, "owners": list(stage.owners)})
+
+    def _inherit_from(self, source: int) -> None:
+        """What came here from `source` before it left, its layers' new owner never had."""
+        stage = self._stage
+        for step, microbatch, layer in stage.inputs:
+            if layer > 0 and stage.owners[layer - 1] == source:
+                stage.inherited.add(input_name(step, microbatch, layer))
+        for step, microbatch, layer in stage.gradients:
+            if layer < stage.pipeline.layers and stage.owners[layer] == source:
+                stage.inherited.add(gradient_name(step, microbatch, layer))
 
     def _put_away(self) -> None:
         self._stage.engine.dismiss()
@@ -269,9 +291,16 @@ class Ownership:
         return notice is not None and not self._finishes_step(notice)
 
     def _notice(self) -> Notice | None:
-        """What this rank has to leave for."""
-        notice = self._stage.engine.notice()
-        return None if notice is None or not self._stage.shards or notice.id in self._declined else notice
+        """What this rank has to leave for. Whoever leaves at the same time asks the store who does."""
+        stage, notice = self._stage, self._stage.engine.notice()
+        if notice is not None and (not stage.shards or notice.id in self._declined):
+            notice = None
+        self._departures.say(notice is not None)
+        return notice
+
+    def _others_that_leave(self) -> set[int]:
+        """Of the ranks that own layers, those beside this one that have said that they leave."""
+        return self._departures.others() & set(self._stage.owners)
 
     def _finishes_step(self, notice: Notice) -> bool:
         stage = self._stage
@@ -281,25 +310,59 @@ class Ownership:
         is_open = any(
             shard.forwarded and len(shard.backwarded) < stage.pipeline.microbatches for shard in stage.shards.values()
         )
-        return is_open and notice.seconds_left > enough_s
+        # Who leaves too doesn't go on with the step.
+        if not is_open or notice.seconds_left <= enough_s or self._others_that_leave():
+            return False
+        return stage.leave == "overlap" or self._chosen(notice).mode == "overlap"
+
+    def _chosen(self, notice: Notice) -> Way:
+        """How this rank leaves for `notice`, which is weighed once, in the middle of a step."""
+        if notice.id not in self._ways:
+            stage = self._stage
+            targets, after = heirs(stage.owners, stage.rank)
+            outgoing = begin(stage, notice, targets, after, self._generation) if targets else None
+            if outgoing is None:
+                return Way("stop", "there is nothing to hand over")
+            way = self._ways[notice.id] = choose(stage, outgoing, targets, after)
+            stage.observe("weighed", {"notice": notice.source, "mode": way.mode, "why": way.why})
+        return self._ways[notice.id]
+
+    def _way(self, notice: Notice) -> Way:
+        """How it is that this rank leaves now."""
+        leave, chosen = self._stage.leave, self._ways.get(notice.id)
+        if leave == "stop" or (chosen is not None and chosen.mode == "stop"):
+            return chosen or Way("stop", "it was told to")
+        if any(shard.in_flight for shard in self._stage.shards.values()):
+            return Way("stop", "half of the notice was gone before the step was finished")
+        if chosen is None and leave == "auto":
+            return Way("stop", "nothing of its part of a step was left to do")
+        return chosen or Way("overlap", "it was told to")
 
     def _leave(self) -> None:
         stage = self._stage
         notice = stage.engine.notice()
         if notice is None:
             return
-        targets, after = heirs(stage.owners, stage.rank)
+        others = self._others_that_leave()
+        targets, after = heirs(stage.owners, stage.rank, others)
+        if not targets and others < set(stage.owners) - {stage.rank}:
+            # Its neighbours leave first; then it has others.
+            time.sleep(LOOK_S)
+            return
         if not targets:
             # The last rank has nobody to give its layers to.
             self._declined.add(notice.id)
             stage.observe("stays", {"notice": notice.source})
             return
         self._check_alive("this rank has to leave")
-        outcome = HandOver(stage, notice, targets, after).run()
+        outcome = HandOver(stage, notice, targets, after, self._generation, self._way(notice)).run()
         if outcome is None:
             return
         self._generation = outcome.generation
-        if outcome.kind != "withdrawn":
+        if outcome.kind == "withdrawn":
+            # Nobody who refused it tells the others.
+            stage.engine.store_create(_key(outcome.generation), Decision.of(outcome).encode())
+        else:
             stage.owners = after
             stage.shards.clear()
 

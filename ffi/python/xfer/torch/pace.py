@@ -29,26 +29,54 @@ class Middle:
         """How many of them there are."""
         return len(self._took_s)
 
+
+class Work:
+    """The middle of the latest times of something that computes on one thread, at the pace that the process has now.
+
+    It is measured seldom and early, perhaps while the machine did something else. So what is measured is the thread's own time on a
+    processor; by how much longer things take, the layers' forwards show, which go on all the time.
+    """
+
+    def __init__(self, slowness: Middle) -> None:
+        self._slowness = slowness
+        self._own = Middle()
+
+    @property
+    def seconds(self) -> float:
+        """What it takes now."""
+        return self._own.seconds * max(self._slowness.seconds, 1.0)
+
+    @property
+    def count(self) -> int:
+        """How many times there are."""
+        return self._own.count
+
     @contextmanager
     def timed(self) -> Iterator[None]:
         """Notes how long its body takes, if that ends without an error."""
-        began_s = time.perf_counter()
+        began_s = time.thread_time()
         yield
-        self.note(time.perf_counter() - began_s)
+        self._own.note(time.thread_time() - began_s)
 
 
 class Handling:
     """What taking a layer over, and forwards with it, costs the new owner, which is taken to be like this process."""
 
     def __init__(self) -> None:
-        self.make = Middle()
+        self.slowness = Middle()
+        """How much longer forwards take than the processor is theirs."""
+        self.make = Work(self.slowness)
         """Making a layer."""
-        self.load = Middle()
+        self.load = Work(self.slowness)
         """Making what came of it its own."""
-        self.graph = Middle()
+        self.graph = Work(self.slowness)
         """Building the graph of a forward from its description."""
-        self.bind = Middle()
+        self.bind = Work(self.slowness)
         """Putting the saved tensors of a forward into its graph."""
+        self.export = Work(self.slowness)
+        """Describing a forward, for the rank that leaves."""
+        self.saved_bytes = 0
+        """What a forward had saved that would be sent, by the latest that was rehearsed."""
 
     @property
     def replay_s(self) -> float:

@@ -33,8 +33,10 @@ from xfer._xfer import Cancelled, Engine, Interrupted, PeerLost, XferError
 
 from .boundary import Boundary, Key
 from .checkpoint import Checkpoints
-from .handoff import Activations, Leave, check_owners, heirs
+from .garbage import paused
+from .handoff import check_owners, heirs
 from .in_flight import InFlight
+from .leaving import Activations, Leave
 from .ownership import Ownership
 from .pace import Handling, StepClock
 from .rng import LayerRng, Streams
@@ -42,8 +44,8 @@ from .schedule import Work, one_forward_one_backward
 from .shard import Shard
 
 
-# The first forwards that are rehearsed: one to have done it, one to measure it.
-_REHEARSALS = 2
+# The first forwards that are rehearsed: one to have done it, the others to measure it; an odd number has a middle.
+_REHEARSALS = 4
 # The first layers that are loaded with what they are already, to measure that: an odd number has a middle.
 _LOADS = 3
 
@@ -84,15 +86,16 @@ class Stage:
         *,
         checkpoints: Checkpoints | None = None,
         activations: Activations = "cheapest",
-        leave: Leave = "stop",
+        leave: Leave = "auto",
         patience_s: float = 60.0,
         observe: Callable[[str, dict[str, Any]], None] = lambda _what, _facts: None,
     ) -> None:
         """`owners`: the rank of each layer; a rank's layers are next to each other. `activations`: what becomes of what
         forwards in flight have saved: whatever is quicker for each, sent as long as there is time ("ship": exact also
         where another device rounds differently), or computed again ("recompute"). `leave`: where in its step a
-        rank leaves when it has to: at once ("stop"), or when its part of the open step is done ("overlap": its state
-        leaves meanwhile, its gradients last, and the new owners step), if that takes no more than half of the notice.
+        rank leaves when it has to: at once ("stop"), when its part of the open step is done ("overlap": its state
+        leaves meanwhile, its gradients last, and the new owners step), if that takes no more than half of the notice,
+        or in whichever of the two ways loses less by what was measured until then ("auto").
         `patience_s`: how long a neighbour that lives may send nothing. `observe` is told what happens: a word and its
         facts."""
         check_owners(owners, pipeline.layers)
@@ -201,10 +204,13 @@ class Stage:
 
     def _forward(self, shard: Shard, microbatch: int) -> None:
         given = self.input(shard.step, microbatch, shard.layer)
-        began_s = time.perf_counter()
+        began_s, own_began_s = time.perf_counter(), time.thread_time()
         in_flight = InFlight(shard.name)
         output = in_flight.run(shard.module, given, shard.rng)
-        shard.note_forward(time.perf_counter() - began_s)
+        took_s, own_s = time.perf_counter() - began_s, time.thread_time() - own_began_s
+        shard.note_forward(took_s)
+        if own_s > 0:
+            self.handling.slowness.note(took_s / own_s)
         shard.in_flight[microbatch] = in_flight
         shard.forwarded.add(microbatch)
         if self._rehearsals < _REHEARSALS:
@@ -214,10 +220,11 @@ class Stage:
     def _rehearse(self, shard: Shard, in_flight: InFlight) -> None:
         """Does once what a new owner would do with a forward, so that it is quick when it counts; and then to measure it."""
         self._rehearsals += 1
-        if self._rehearsals == 1:
-            self.observe("rehearsed", {"layer": shard.layer, "refused": in_flight.rehearse(shard.module)})
-        else:
-            in_flight.rehearse(shard.module, self.handling)
+        with paused():
+            if self._rehearsals == 1:
+                self.observe("rehearsed", {"layer": shard.layer, "refused": in_flight.rehearse(shard.module)})
+            else:
+                in_flight.rehearse(shard.module, self.handling)
 
     def _backward(self, shard: Shard, microbatch: int) -> None:
         step, layer = shard.step, shard.layer
@@ -326,10 +333,19 @@ class Stage:
         behind = 0 if self.checkpoints is None else self.step % self.checkpoints.every
         return {
             "done_s": self.clock.done_s,
-            "left_s": self.clock.left_s,
+            "left_s": max(self.clock.left_s, self._to_compute_s()),
             "slowdown": max(after.count(rank) for rank in after) / most,
             "rollback_s": (self.step if self.checkpoints is None else behind) * self.clock.whole_s,
         }
+
+    def _to_compute_s(self) -> float:
+        """What this rank's own layers still have to compute of the open step; a backward is taken to be two forwards."""
+        microbatches = self.pipeline.microbatches
+        return sum(
+            shard.forward_s * ((microbatches - len(shard.forwarded)) + 2 * (microbatches - len(shard.backwarded)))
+            for shard in self.shards.values()
+            if shard.step == self.step
+        )
 
     def _save(self, shards: Iterable[Shard]) -> None:
         for shard in shards:
