@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{WAIT, activation, engines, pattern, state};
+use crate::support::{WAIT, activation, engines, engines_with, pattern, state};
 use xfer::migrate::{HandOver, HandOverError, MigrationError, OfferError, Outcome, OutcomeKind};
 use xfer::{Engine, EngineError};
 
@@ -259,7 +259,8 @@ fn the_turn_of_a_rank_that_died_is_free() {
 #[test]
 fn who_has_not_followed_the_latest_generation_hands_nothing_over() {
     let [_first, one, other] = engines();
-    let to = |target| HandOver { targets: vec![target], owners_after: vec![("all".to_owned(), target)], time_left: MINUTE };
+    let to =
+        |target| HandOver { targets: vec![target], owners_after: vec![("all".to_owned(), target)], time_left: MINUTE };
     // Before it hears of the other's hand-over, it prepares its own, which would undo that.
     other.protect_in(0, vec![0], vec![("all".to_owned(), 2)], vec![state("stale", 0, 1000)]);
     let outgoing = one.hand_over_in(0, to(0)).unwrap();
@@ -278,4 +279,21 @@ fn who_has_not_followed_the_latest_generation_hands_nothing_over() {
     outgoing.cut("cursor".into()).unwrap();
     let outcome = outgoing.wait(Some(WAIT)).unwrap().unwrap();
     assert_eq!((outcome.generation, outcome.landed), (2, vec!["fresh".to_owned()]));
+}
+
+#[test]
+fn a_source_knows_what_each_target_has_room_for() {
+    let rooms = [5_000_000, 6_000_000, 7_000_000];
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    // Engines are made in the order of their ranks.
+    let [_first, leaving, _last] = engines_with(|builder| {
+        let rank = next.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        builder.memory_limit_bytes(rooms[rank % rooms.len()])
+    });
+    let outgoing = leaving.hand_over(hand_over(MINUTE)).unwrap();
+    outgoing.offer(vec![state("a", 0, 1_000_000), state("b", 2, 2_000_000)]).unwrap();
+    let room = || outgoing.room(0).zip(outgoing.room(2));
+    let left = leaving.bell().wait_for(Some(WAIT), room).expect("both have said");
+    assert_eq!(left, (4_000_000, 5_000_000));
+    assert_eq!(outgoing.room(1), None, "not a target");
 }

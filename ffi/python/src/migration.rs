@@ -186,6 +186,11 @@ impl Outgoing {
         json(py, &choice.to_json())
     }
 
+    /// How many bytes more a target has room for.
+    fn room(&self, rank: u32) -> Option<u64> {
+        self.outgoing.room(rank)
+    }
+
     /// This is how the rank leaves, and why: for the log and the report.
     fn leaves_by(&self, mode: &str, why: &str) -> PyResult<()> {
         self.outgoing.leaves_by(mode_from_text(mode)?, why);

@@ -127,6 +127,9 @@ class Outgoing:
         low end of what the links carry: `mode`, `why`, and what each of `ways` comes to. `prospects`: what is not offered yet and may be:
         name, kind, bytes, target, group, recompute_s, recompute_from. `meanwhile_s`, `after_s`: as for `cut`, and with `stop_` what
         forwards in flight add to them; `describe_s`: until those are described."""
+    def room(self, rank: int) -> int | None:
+        """How many bytes more `rank` has room for, beside what was offered to it; None: it hasn't said. Who is offered more takes no part, and
+        nothing is handed over."""
     def leaves_by(self, mode: str, why: str) -> None:
         """This is how the rank leaves, and why: for the log, and for the report's `plan`."""
     def report(self) -> dict[str, Any]:

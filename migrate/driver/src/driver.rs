@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use xfer_migrate_core::session::Input;
-use xfer_migrate_core::store::records::GENERATION_KEY;
+use xfer_migrate_core::store::records::{GENERATION_KEY, room_key};
 use xfer_migrate_core::{Body, GenerationRecord, ItemId, Message, MigrationId, Seal};
 use xfer_plan::manifest::Prospect;
 use xfer_plan::{Choice, Handling, Mode, Progress};
@@ -22,7 +22,7 @@ use crate::migrations::{HandOverError, MigrationsConfig, OfferError, Outgoing, S
 use crate::pause;
 use crate::rescue::{HandOver, Rescue};
 use crate::source::SourceRun;
-use crate::store::{Store, Version};
+use crate::store::{Store, StoreError, Swap, Version};
 use crate::target::TargetRun;
 use crate::trace::Ended;
 use crate::watch::{WATCH, look};
@@ -107,6 +107,11 @@ pub(crate) enum Job {
         migration: MigrationId,
         seal: Seal,
     },
+    /// What the targets of a migration from here have room for, as far as they have said so.
+    Rooms {
+        migration: MigrationId,
+        rooms: Vec<(u32, u64)>,
+    },
     /// Generations that were found, or made by a proposal, oldest first; or why the store could not be asked.
     Generations(Result<Vec<GenerationRecord>, String>),
     StoreLost {
@@ -128,7 +133,7 @@ pub(crate) struct Context {
     ended: Option<Sender<Ended>>,
     /// What a question to the store took when this process began.
     pub(crate) store_answers_in: Duration,
-    /// How many bytes others may hand over to this process at once, and, as a job is configured alike, it to them.
+    /// How many bytes others may hand over to this process at once.
     pub(crate) memory_limit_bytes: u64,
 }
 
@@ -155,6 +160,7 @@ pub(crate) fn start(
     let asked = endpoint.now();
     store.get(GENERATION_KEY)?;
     let store_answers_in = endpoint.now().since(asked);
+    publish_room(&*store, endpoint.id().rank, config.memory_limit_bytes)?;
     shared.state().generation = Some(generation.clone());
 
     forward(endpoint.subscribe(CHANNEL), &shared.jobs, "xfer-migrate-in", Job::FromPeer)?;
@@ -181,6 +187,29 @@ pub(crate) fn start(
     };
     thread::Builder::new().name("xfer-migrate".into()).spawn(move || driver.run(&queue))?;
     Ok(())
+}
+
+/// Says how much others may hand over to this process, in place of what an earlier life of it has said.
+fn publish_room(store: &dyn Store, rank: u32, bytes: u64) -> Result<(), StoreError> {
+    let (key, value) = (room_key(rank), Bytes::from(bytes.to_string()));
+    let mut version = Version::ABSENT;
+    while let Swap::Lost(found) = store.compare_and_swap(&key, version, value.clone())? {
+        if found.value == value {
+            break;
+        }
+        version = found.version;
+    }
+    Ok(())
+}
+
+/// What ranks have room for, as far as they have said so.
+fn rooms(store: &dyn Store, ranks: &[u32]) -> Vec<(u32, u64)> {
+    let room = |rank: &u32| {
+        let found = store.get(&room_key(*rank)).ok()??;
+        let bytes = std::str::from_utf8(&found.value).ok()?.parse().ok()?;
+        Some((*rank, bytes))
+    };
+    ranks.iter().filter_map(room).collect()
 }
 
 /// Passes what a subscription says on to the driver, as long as it is there.
@@ -332,6 +361,11 @@ impl Driver {
                     source.compared(now, item, &moved, unchanged, took);
                 }
             }
+            Job::Rooms { migration, rooms } => {
+                if let Some(source) = self.source.as_mut().filter(|source| source.migration() == migration) {
+                    source.rooms_are(rooms);
+                }
+            }
             Job::Stay => self.leaving = None,
             Job::Allocated { migration, memory } => {
                 self.with_target(migration, |target| target.allocated(now, memory));
@@ -406,7 +440,11 @@ impl Driver {
         let deadline = Deadline::after(now, hand_over.time_left);
         let migration = MigrationId { source: me, generation: self.generation.generation, attempt: self.attempts };
         self.attempts += 1;
+        let targets = hand_over.targets.clone();
         let mut run = SourceRun::new(&self.context, &shared, migration, &self.generation, hand_over, now)?;
+        let store = Arc::clone(&self.context.store);
+        let ask = move || Some(Job::Rooms { migration, rooms: rooms(&*store, &targets) });
+        self.context.store_worker.run(ask, |_| None);
         if !items.is_empty() {
             run.offer(now, items)?;
         }

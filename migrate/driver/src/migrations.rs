@@ -86,6 +86,8 @@ pub(crate) struct View {
     pub(crate) landed: HashMap<String, Region>,
     pub(crate) outcome: Option<Result<Outcome, MigrationError>>,
     pub(crate) report: Report,
+    /// What targets have room for beside what was offered.
+    pub(crate) room: HashMap<u32, u64>,
 }
 
 /// Why this process can't take part in migrations.
@@ -347,6 +349,12 @@ impl Outgoing {
         prospects: Vec<Prospect>,
     ) -> Result<Option<Choice>, OfferError> {
         self.ask(|answer| Job::Weigh { progress, handling, open, prospects, answer })
+    }
+
+    /// How many bytes more `rank` has room for, beside what was offered to it; none if it hasn't said. Who is offered more than it has room
+    /// for takes no part, and nothing is handed over.
+    pub fn room(&self, rank: u32) -> Option<u64> {
+        lock(&self.view).room.get(&rank).copied()
     }
 
     /// This is how this rank leaves, and why: for the log and the report.

@@ -45,6 +45,8 @@ pub(crate) struct SourceRun {
     /// When a target was told that an item is written.
     told_at: HashMap<ItemId, Time>,
     take_over: TakeOver,
+    /// What targets have room for, in bytes, where they have said so.
+    rooms: Vec<(u32, u64)>,
     /// How many items the plan in the report is about.
     planned_items: usize,
     moved: BTreeMap<&'static str, Moved>,
@@ -102,6 +104,7 @@ impl SourceRun {
             pace: Pace::new(context.store_answers_in),
             told_at: HashMap::new(),
             take_over: TakeOver::default(),
+            rooms: Vec::new(),
             planned_items: 0,
             moved: BTreeMap::new(),
             under_way: HashSet::new(),
@@ -137,7 +140,25 @@ impl SourceRun {
             self.names.insert(item.name.to_string(), item.id);
             self.items.insert(item.id, (item, region));
         }
+        self.show_room();
         Ok(())
+    }
+
+    /// What targets have room for.
+    pub(crate) fn rooms_are(&mut self, rooms: Vec<(u32, u64)>) {
+        self.rooms = rooms;
+        self.show_room();
+    }
+
+    /// What of it isn't taken by what was offered.
+    fn show_room(&self) {
+        let mut taken: BTreeMap<u32, u64> = BTreeMap::new();
+        for (item, _) in self.items.values() {
+            let sum = taken.entry(item.target).or_default();
+            *sum = sum.saturating_add(item.bytes);
+        }
+        let left = |(rank, bytes): &(u32, u64)| (*rank, bytes.saturating_sub(taken.get(rank).copied().unwrap_or(0)));
+        lock(&self.outgoing.view).room = self.rooms.iter().map(left).collect();
     }
 
     pub(crate) fn cut(&mut self, now: Time, record: Bytes, take_over: TakeOver) -> Result<(), OfferError> {
@@ -211,7 +232,7 @@ impl SourceRun {
                 commit_s: self.pace.commit().as_secs_f64(),
                 ..handling
             },
-            memory_bytes: self.targets.iter().map(|rank| (*rank, context.memory_limit_bytes)).collect(),
+            memory_bytes: self.rooms.clone(),
         }
     }
 

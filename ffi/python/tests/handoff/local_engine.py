@@ -150,6 +150,8 @@ class LocalWorld:
         self.migrations: list[Migration] = []
         self.dismissed: set[tuple[int, int]] = set()
         self.generation = 0
+        self.room: dict[int, int] = {}
+        """What ranks have room for, of what is handed over to them."""
         self.way = "stop"
         """What the planner would say."""
         self.weighed: list[tuple[list[Any], dict[str, float]]] = []
@@ -443,6 +445,14 @@ class Outgoing:
         assert self.engine.world.way in open
         self.engine.world.weighed.append((list(prospects), known))
         return {"mode": self.engine.world.way, "why": "the test says so", "ways": []}
+
+    def room(self, rank: int) -> int | None:
+        room = self.engine.world.room.get(rank)
+        if room is None:
+            return None
+        taken = sum(item.memory.nbytes for item in self.migration.items.values() if item.target == rank)
+        assert taken <= room, "it would have refused"
+        return room - taken
 
     def leaves_by(self, mode: str, why: str) -> None:
         self.migration.left_by = mode, why

@@ -249,6 +249,19 @@ def offered(place: Place) -> list[tuple[str, str, int]]:
     return [(n, migration.items[n].kind, migration.items[n].memory.nbytes) for n in migration.order]
 
 
+def test_what_a_new_owner_has_no_room_for_is_not_offered(reference: dict[int, dict[str, Tensor]]) -> None:
+    world = LocalWorld(3)
+    needed = sum(nbytes for name, kind, nbytes in offered(MID_STEP) if kind != "saved" and kind != "meta")
+    # Half of that goes to either; one of them has room for a forward besides, and the other one for none.
+    world.room = {0: needed // 2 + 20_000, 2: needed // 2 + 1_000}
+    run = Run(world, {1: MID_STEP})
+    run.succeeded(0, 1, 2)
+    assert_equal(run.tensors, reference)
+    assert {layer for layer, _ in run.restored("recomputed")} >= {6, 7}
+    (migration,) = world.migrations
+    assert migration.outcome is not None and migration.outcome.kind == "handoff"
+
+
 def test_nothing_was_protected(reference: dict[int, dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalEngine, "protect", lambda *_: None)
     run = Run(LocalWorld(3), {1: IN_BACKWARD})

@@ -257,7 +257,8 @@ class HandOver:
         in_flight = [(shard, m) for shard in stage.shards.values() for m in sorted(shard.in_flight)]
         for shard, microbatch in in_flight if stage.activations != "recompute" else ():
             parts = shard.in_flight[microbatch].export()
-            if parts is not None:
+            room = outgoing.room(self._after[shard.layer])
+            if parts is not None and (room is None or sum(tensor.nbytes for tensor in parts.tensors.values()) <= room):
                 outgoing.offer(list(self._saved(shard, microbatch, parts)))
                 cursors[shard.layer].saved[microbatch] = parts.letters
             if self._notice.seconds_left < enough_s:

@@ -39,6 +39,12 @@ pub fn turn_key(generation: u64) -> String {
     format!("turn/{generation}")
 }
 
+/// The key under which the process of `rank` says how many bytes others may hand over to it at once, in decimal digits: who leaves plans
+/// with it, and is refused if he offers more.
+pub fn room_key(rank: u32) -> String {
+    format!("room/{rank}")
+}
+
 const PEER_CLAIM_FORMAT: u8 = 1;
 const DRAIN_ORDER_FORMAT: u8 = 1;
 
