@@ -310,12 +310,13 @@ fn a_plan_in_vain_says_so_and_a_senseless_one_is_refused() {
         (["--notice", "-5s"], "a duration is written with its unit"),
         (["--spread", "9"], "--spread is 9; it must be from 0 to 3"),
         (["--gpu", "abacus"], "no device is called `abacus`"),
+        (["--replicate", "all"], "there are none, gradients and state"),
     ] {
-        // With the sign, clap would take the value for an option.
-        let arguments = [format!("{}={}", senseless[0], senseless[1])];
-        let error = plan(&arguments.each_ref().map(String::as_str)).expect(2).err;
+        let error = plan(&senseless).expect(2).err;
         assert!(error.contains(says), "{error}");
     }
+    assert!(plan(&["--nodes", "-3"]).expect(2).err.contains("invalid value '-3' for '--nodes <N>'"));
+    assert!(plan(&["--done", "-1"]).expect(1).err.contains("the part of the step that is done is -1"));
     assert!(plan(&["--nodes", "99"]).expect(1).err.contains("the number of nodes is 99; it must be from 1 to 32"));
     assert!(run(&["plan"]).expect(2).err.contains("say --model NAME or --manifest FILE"));
     assert!(run(&["plan", "--model", "gpt4"]).expect(2).err.contains("no model is called `gpt4`"));
@@ -340,6 +341,8 @@ fn a_manifest_is_planned_and_drawn() {
 
 #[test]
 fn a_sweep_finds_no_baseline_that_does_better() {
+    let copies = run(&["plan", "sweep", "--reduced", "--copies"]).expect(0).out;
+    assert!(copies.contains("pays from, a day") && copies.contains("gradients"), "{copies}");
     let text = run(&["plan", "sweep", "--reduced"]).expect(0).out;
     assert!(text.contains("params + moments") && text.contains("72 cells"), "{text}");
     let replayed = run(&["plan", "sweep", "--synthetic", "1", "--model", "gpt3-1.3b", "--json"]).expect(0).out;

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use xfer::config::parse;
-use xfer_plan::{Computing, Departure, Device, Family, Job, KillLaw, LinkEstimate, Shape, Window, limits, manifest};
+use xfer_plan::{
+    Computing, Copies, Departure, Device, Family, Job, KillLaw, LinkEstimate, Shape, Window, limits, manifest,
+};
 
 use crate::failure::Failure;
 
@@ -46,64 +48,67 @@ pub(crate) struct JobOptions {
     #[arg(long, value_name = "NAME")]
     pub(crate) model: Option<String>,
     /// Layers of the model.
-    #[arg(long, value_name = "N")]
+    #[arg(long, allow_hyphen_values = true, value_name = "N")]
     layers: Option<u64>,
     /// Width of the model.
-    #[arg(long, value_name = "N")]
+    #[arg(long, allow_hyphen_values = true, value_name = "N")]
     hidden: Option<u64>,
     /// Width inside the MLP [default: four times --hidden].
-    #[arg(long, value_name = "N")]
+    #[arg(long, allow_hyphen_values = true, value_name = "N")]
     ffn: Option<u64>,
     /// Attention heads [default: one for each 128 of --hidden].
-    #[arg(long, value_name = "N")]
+    #[arg(long, allow_hyphen_values = true, value_name = "N")]
     heads: Option<u64>,
     /// Heads of keys and values, where they are grouped.
-    #[arg(long, value_name = "N")]
+    #[arg(long, allow_hyphen_values = true, value_name = "N")]
     kv_heads: Option<u64>,
     /// Words of the vocabulary.
-    #[arg(long, value_name = "N")]
+    #[arg(long, allow_hyphen_values = true, value_name = "N")]
     vocabulary: Option<u64>,
     /// Whether the MLP of a custom model is gated, as in Llama.
     #[arg(long)]
     gated: bool,
     /// Tokens of a sequence.
-    #[arg(long, value_name = "N")]
+    #[arg(long, allow_hyphen_values = true, value_name = "N")]
     pub(crate) seq: Option<u64>,
     /// Stages of the pipeline, each on a node.
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, allow_hyphen_values = true, value_name = "N", default_value_t = 3)]
     pub(crate) nodes: u32,
     /// How many neighbouring nodes leave.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, allow_hyphen_values = true, value_name = "N", default_value_t = 1)]
     pub(crate) leaves: u32,
     /// Data-parallel replicas: what they have needn't be sent.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, allow_hyphen_values = true, value_name = "N", default_value_t = 1)]
     pub(crate) dp: u32,
     /// ZeRO stage: 1 divides master copy and moments among replicas.
-    #[arg(long, value_name = "STAGE", default_value_t = 0)]
+    #[arg(long, allow_hyphen_values = true, value_name = "STAGE", default_value_t = 0)]
     pub(crate) zero: u8,
+    /// What each node's neighbour keeps of it while training runs: none, gradients (and applies the optimizer to them) or state.
+    #[arg(long, value_name = "WHAT", default_value = "none", value_parser = copies)]
+    replicate: Copies,
     /// a100, h100, v100, t4 or cpu.
     #[arg(long, value_name = "NAME", default_value = "a100")]
     gpu: String,
     /// What such a device achieves, in TFLOP/s, instead of what is known of it.
-    #[arg(long, value_name = "N")]
+    #[arg(long, allow_hyphen_values = true, value_name = "N")]
     tflops: Option<f64>,
     /// How many of them a node has.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, allow_hyphen_values = true, value_name = "N", default_value_t = 1)]
     gpus: u64,
     /// Sequences of a microbatch.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, allow_hyphen_values = true, value_name = "N", default_value_t = 1)]
     batch: u64,
     /// Microbatches of a step.
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, allow_hyphen_values = true, value_name = "N", default_value_t = 64)]
     microbatches: u64,
     /// The part of the step that is done when the notice comes.
-    #[arg(long, value_name = "PART", default_value_t = 0.5)]
+    #[arg(long, allow_hyphen_values = true, value_name = "PART", default_value_t = 0.5)]
     done: f64,
     /// Bytes of a gradient: 4 where they are accumulated in fp32, else 2.
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, allow_hyphen_values = true, value_name = "N", default_value_t = 4)]
     grad_bytes: u64,
     /// What a surviving node can take over, as 40GB.
-    #[arg(long, value_name = "SIZE", value_parser = parse::size)]
+    #[arg(long, allow_hyphen_values = true, value_name = "SIZE", value_parser = parse::size)]
     memory: Option<u64>,
     /// There is a place outside the job for what no survivor has room for.
     #[arg(long)]
@@ -114,16 +119,16 @@ pub(crate) struct JobOptions {
 #[derive(Args, Clone)]
 pub(crate) struct WindowOptions {
     /// From the notice to the deadline [default: 30s, or what the manifest says].
-    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    #[arg(long, allow_hyphen_values = true, value_name = "TIME", value_parser = parse::duration)]
     pub(crate) notice: Option<Duration>,
     /// The link of each node, as 10Gbps [default: 10Gbps, or what the manifest says].
-    #[arg(long, value_name = "RATE", value_parser = parse::link_rate)]
+    #[arg(long, allow_hyphen_values = true, value_name = "RATE", value_parser = parse::link_rate)]
     pub(crate) link: Option<f64>,
     /// The part of the link's rate that arrives as payload.
-    #[arg(long, value_name = "PART", default_value_t = 0.92)]
+    #[arg(long, allow_hyphen_values = true, value_name = "PART", default_value_t = 0.92)]
     efficiency: f64,
     /// How far the rate may be off: the standard deviation of its logarithm.
-    #[arg(long, value_name = "S", default_value_t = 0.3)]
+    #[arg(long, allow_hyphen_values = true, value_name = "S", default_value_t = 0.3)]
     spread: f64,
     /// When machines die: deadline, uniform (any time before it) or early (one in ten, mostly at once).
     #[arg(long, value_name = "LAW", default_value = "deadline", value_parser = law)]
@@ -132,16 +137,16 @@ pub(crate) struct WindowOptions {
     #[arg(long, value_name = "WHEN", default_value = "after", value_parser = computing)]
     compute: Computing,
     /// Until the notice is heard and the first byte leaves.
-    #[arg(long, value_name = "TIME", value_parser = parse::duration, default_value = "500ms")]
+    #[arg(long, allow_hyphen_values = true, value_name = "TIME", value_parser = parse::duration, default_value = "500ms")]
     detect: Duration,
     /// Kept free before the deadline for the commit.
-    #[arg(long, value_name = "TIME", value_parser = parse::duration, default_value = "250ms")]
+    #[arg(long, allow_hyphen_values = true, value_name = "TIME", value_parser = parse::duration, default_value = "250ms")]
     reserve: Duration,
     /// The work since the last checkpoint [default: 15m, or what the manifest says].
-    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    #[arg(long, allow_hyphen_values = true, value_name = "TIME", value_parser = parse::duration)]
     rollback: Option<Duration>,
     /// What reading a checkpoint takes [default: 1m, or what the manifest says].
-    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    #[arg(long, allow_hyphen_values = true, value_name = "TIME", value_parser = parse::duration)]
     reload: Option<Duration>,
 }
 
@@ -187,7 +192,7 @@ impl JobOptions {
         }
         job.device = device;
         (job.devices, job.nodes, job.leaves) = (self.gpus, self.nodes, self.leaves);
-        (job.replicas, job.zero) = (self.dp, self.zero);
+        (job.replicas, job.zero, job.copies) = (self.dp, self.zero, self.replicate);
         (job.batch, job.microbatches, job.done) = (self.batch, self.microbatches, self.done);
         (job.gradient_bytes, job.memory_bytes, job.spill) = (self.grad_bytes, self.memory, self.spill);
         job.window = window.window(30.0, 1.25e9);
@@ -300,6 +305,11 @@ pub(crate) fn bounded(file: &Path) -> Result<Vec<u8>, Failure> {
 fn law(text: &str) -> Result<KillLaw, String> {
     let known = KillLaw::ALL.into_iter().find(|(name, _)| *name == text);
     known.map(|(_, law)| law).ok_or_else(|| "there are deadline, uniform and early".to_owned())
+}
+
+fn copies(text: &str) -> Result<Copies, String> {
+    let known = Copies::ALL.into_iter().find(|(name, _)| *name == text);
+    known.map(|(_, copies)| copies).ok_or_else(|| "there are none, gradients and state".to_owned())
 }
 
 fn computing(text: &str) -> Result<Computing, String> {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
-use xfer_plan::{Baseline, Cell, Expected, KillLaw, Sweep, loss_against_link, trace};
+use xfer_plan::{Baseline, Cell, Copies, CopiesCell, Expected, KillLaw, Sweep, loss_against_link, trace};
 
 use super::options::{JobOptions, WindowOptions, bounded};
 use crate::failure::Failure;
@@ -22,6 +22,9 @@ pub(crate) struct Options {
     /// Likewise, a made-up trace of this seed: ten hours, 32 nodes.
     #[arg(long, value_name = "SEED", conflicts_with = "trace")]
     synthetic: Option<u64>,
+    /// What standing copies of state at a neighbour cost in every step, and what they save when a node leaves, instead.
+    #[arg(long, conflicts_with_all = ["trace", "synthetic", "svg"])]
+    copies: bool,
     /// Writes each cell as JSON.
     #[arg(long)]
     json: bool,
@@ -42,6 +45,14 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         return replay(options);
     }
     let sweep = if options.reduced { Sweep::reduced() } else { Sweep::full() };
+    if options.copies {
+        let cells = sweep.copies().map_err(Failure::failed)?;
+        match options.json {
+            true => print_json(&Value::Array(cells.iter().map(copies_document).collect())),
+            false => print(&copies_table(&cells)),
+        }
+        return Ok(());
+    }
     let cells = sweep.run().map_err(Failure::failed)?;
     if let Some(file) = &options.svg {
         std::fs::write(file, loss_against_link(&cells, CHART_NOTICE_S))
@@ -60,6 +71,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
 fn summary(cells: &[Cell]) -> String {
     let count = cells.len() as f64;
     let mean = |of: &dyn Fn(&Cell) -> f64| cells.iter().map(of).sum::<f64>() / count;
+    let mean_gap = mean(&|cell| cell.gap);
     let largest_gap = cells.iter().map(|cell| cell.gap).fold(0.0_f64, f64::max);
     let mut rows = vec![row("xfer plan", cells, &|cell| cell.comparison.plan)];
     for (name, baseline) in Baseline::ALL {
@@ -71,9 +83,10 @@ fn summary(cells: &[Cell]) -> String {
     let mut text =
         table(["policy", "mean loss", "rollback", "step lost", "resumed after", "cells as good as any"], &rows);
     text.push_str(&format!(
-        "\n{} cells; who knows rate and death beforehand loses {:.1} s; largest gap to the bound {:.4} %\n",
+        "\n{} cells; who knows rate and death beforehand loses {:.1} s; gap to the bound {:.4} % on average, {:.4} % at most\n",
         cells.len(),
         mean(&|cell| cell.comparison.clairvoyant_s),
+        mean_gap * 100.0,
         largest_gap * 100.0
     ));
     text
@@ -94,6 +107,65 @@ fn row(name: &str, cells: &[Cell], of: &dyn Fn(&Cell) -> Expected) -> [String; 6
         format!("{:.1} s", mean(&|expected| expected.typical.resumed_s)),
         format!("{:.1} %", 100.0 * cells.iter().filter(best).count() as f64 / count),
     ]
+}
+
+fn copies_name(copies: Copies) -> &'static str {
+    Copies::ALL.iter().find(|(_, known)| *known == copies).map_or("", |(name, _)| *name)
+}
+
+/// Of each model and link what a notice of half a minute comes to.
+fn copies_table(cells: &[CopiesCell]) -> String {
+    let rows: Vec<[String; 9]> = cells
+        .iter()
+        .filter(|cell| cell.notice_s == CHART_NOTICE_S)
+        .map(|cell| {
+            [
+                format!("{} / {}", cell.shape, cell.nodes),
+                format!("{:.0} Gb/s", cell.link_bits_per_s / 1e9),
+                copies_name(cell.copies).to_owned(),
+                format!("{:.1} GB", cell.standing.bytes as f64 / 1e9),
+                format!("{:.1} %", 100.0 * cell.standing.link_busy),
+                format!("{:.2} %", 100.0 * cell.standing.step_cost_s / cell.step_s),
+                format!("{:.1} s", cell.without.loss_s),
+                format!("{:.1} s", cell.with.loss_s),
+                cell.pays_from_per_day().map_or_else(|| "never".to_owned(), |per_day| format!("{per_day:.1}")),
+            ]
+        })
+        .collect();
+    table(
+        [
+            "model / nodes",
+            "link",
+            "copied",
+            "a step",
+            "of the link",
+            "steps longer by",
+            "loss without",
+            "loss with",
+            "pays from, a day",
+        ],
+        &rows,
+    )
+}
+
+fn copies_document(cell: &CopiesCell) -> Value {
+    json!({
+        "model": cell.shape,
+        "nodes": cell.nodes,
+        "link_gbps": cell.link_bits_per_s / 1e9,
+        "notice_s": cell.notice_s,
+        "copies": copies_name(cell.copies),
+        "bytes_per_step": cell.standing.bytes,
+        "link_busy": cell.standing.link_busy,
+        "step_cost_s": cell.standing.step_cost_s,
+        "step_s": cell.step_s,
+        "memory_bytes": cell.standing.memory_bytes,
+        "loss_s": cell.with.loss_s,
+        "p_rollback": cell.with.p_rollback,
+        "loss_without_s": cell.without.loss_s,
+        "p_rollback_without": cell.without.p_rollback,
+        "pays_from_per_day": cell.pays_from_per_day(),
+    })
 }
 
 fn cell_document(cell: &Cell) -> Value {

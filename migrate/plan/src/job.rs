@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use xfer_migrate_core::ItemClass;
 use xfer_migrate_core::plan::Computing;
 
+use crate::copies::Copies;
 use crate::departure::{Asset, Departure, DepartureError, Handling, Operation, Progress, Window};
 use crate::law::{KillLaw, LinkEstimate};
 use crate::limits;
@@ -27,6 +28,8 @@ pub struct Job {
     pub replicas: u32,
     /// How far state is divided among replicas: 0 not, 1 the master copy and Adam's moments.
     pub zero: u8,
+    /// What a neighbour keeps of every stage's state while training runs.
+    pub copies: Copies,
     /// Sequences of a microbatch.
     pub batch: u64,
     /// Microbatches of a step.
@@ -95,6 +98,7 @@ impl Job {
             leaves: 1,
             replicas: 1,
             zero: 0,
+            copies: Copies::None,
             batch: 1,
             microbatches: 64,
             done: 0.5,
@@ -135,7 +139,9 @@ impl Job {
         let step_s = self.step_s();
         let mut builder = Builder { job: self, assets: Vec::new(), operations: Vec::new() };
         for rank in self.leaving() {
+            let first = builder.assets.len();
             builder.add_stage(rank)?;
+            builder.keep_copies(rank, first);
         }
         let staying = f64::from(self.nodes - self.leaves);
         let progress = Progress {
@@ -255,6 +261,24 @@ impl Builder<'_> {
         }
         self.add(format!("stage.{rank}.cursor"), ItemClass::Meta, 1024, vec![rank], self.target(rank, layers.start));
         Ok(())
+    }
+
+    /// Of what was added from `first` on, the next rank has what was copied by now: the first tensors of a step go first.
+    fn keep_copies(&mut self, rank: u32, first: usize) {
+        let keeper = (rank + 1) % self.job.nodes;
+        let is_state = |asset: &Asset| {
+            matches!(asset.class, ItemClass::Parameter | ItemClass::OptimizerState) && asset.holders == [rank]
+        };
+        let state = &mut self.assets[first..];
+        let all = state.iter().filter(|asset| is_state(asset)).map(|asset| asset.bytes).sum::<u64>() as f64;
+        let mut left = all * self.job.copied();
+        for asset in state.iter_mut().filter(|asset| is_state(asset)) {
+            left -= asset.bytes as f64;
+            if left < -0.5 || keeper == rank {
+                return;
+            }
+            asset.holders.push(keeper);
+        }
     }
 
     /// Who takes a layer over: the survivors next to the run of ranks that leave, half of it each.

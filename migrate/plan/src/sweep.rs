@@ -3,6 +3,7 @@
 use xfer_migrate_core::plan::BlocksError;
 
 use crate::baseline::Baseline;
+use crate::copies::{Copies, Standing};
 use crate::departure::Departure;
 use crate::job::{Job, JobError};
 use crate::law::{KillLaw, LinkEstimate};
@@ -50,6 +51,37 @@ pub struct Cell {
     pub gap: f64,
     /// What everybody comes to.
     pub comparison: Comparison,
+}
+
+/// What standing copies cost and save in one combination of a model, a link and a notice.
+#[derive(Debug, Clone)]
+pub struct CopiesCell {
+    /// The model.
+    pub shape: String,
+    /// Its nodes.
+    pub nodes: u32,
+    /// In bits per second.
+    pub link_bits_per_s: f64,
+    /// In seconds.
+    pub notice_s: f64,
+    /// What is copied.
+    pub copies: Copies,
+    /// What that costs.
+    pub standing: Standing,
+    /// What a step takes without it, in seconds.
+    pub step_s: f64,
+    /// What a departure is expected to come to with it.
+    pub with: Expected,
+    /// Likewise without.
+    pub without: Expected,
+}
+
+impl CopiesCell {
+    /// How many departures of a node there have to be in a day of training for it to save more than it costs; none if it never does.
+    pub fn pays_from_per_day(&self) -> Option<f64> {
+        let saved_s = self.without.loss_s - self.with.loss_s;
+        (saved_s > 0.0).then(|| self.standing.step_cost_s / self.step_s * 86_400.0 / saved_s)
+    }
 }
 
 /// What everybody comes to in one departure.
@@ -105,6 +137,36 @@ impl Sweep {
             laws: full.laws,
             replicas: vec![(1, 0), (2, 0), (8, 1)],
         }
+    }
+
+    /// Standing copies of either kind for each model without replicas, on machines that live until the deadline.
+    pub fn copies(&self) -> Result<Vec<CopiesCell>, SweepError> {
+        let mut cells = Vec::new();
+        for (shape, nodes) in &self.shapes {
+            for link_bits_per_s in &self.links_bits_per_s {
+                for notice_s in &self.notices_s {
+                    let mut job = Job { nodes: *nodes, ..Job::new(shape.clone()) };
+                    job.window.link.bytes_per_s = link_bits_per_s / 8.0 * EFFICIENCY;
+                    job.window.notice_s = *notice_s;
+                    let without = *plan(&job.departure()?)?.expected();
+                    for copies in [Copies::Gradients, Copies::State] {
+                        job.copies = copies;
+                        cells.push(CopiesCell {
+                            shape: shape.name.clone(),
+                            nodes: *nodes,
+                            link_bits_per_s: *link_bits_per_s,
+                            notice_s: *notice_s,
+                            copies,
+                            standing: job.standing(),
+                            step_s: job.step_s(),
+                            with: *plan(&job.departure()?)?.expected(),
+                            without,
+                        });
+                    }
+                }
+            }
+        }
+        Ok(cells)
     }
 
     /// All cells.

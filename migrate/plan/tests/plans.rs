@@ -60,6 +60,58 @@ fn no_baseline_does_better_in_any_cell_of_a_small_sweep() {
     }
 }
 
+/// What of a block the tokens make each for itself, beside what attention needs.
+const OF_TOKENS: [&str; 8] = ["norm_2", "dropout_1", "up", "activation", "gate", "product", "down", "dropout_2"];
+
+/// The same with each of these cut into slices of the sequence, which are sent or made again one by one.
+fn sliced(mut departure: Departure, slices: u64) -> Departure {
+    let of_tokens =
+        |name: &str| OF_TOKENS.iter().any(|part| name.ends_with(&format!(".{part}")) && name.contains(".forward."));
+    for number in 0..departure.operations.len() {
+        let operation = departure.operations[number].clone();
+        let [place] = operation.outputs[..] else { continue };
+        let whole = departure.assets[place].clone();
+        if !of_tokens(&whole.name) {
+            continue;
+        }
+        let part = whole.bytes / slices;
+        departure.assets[place].bytes -= part * (slices - 1);
+        departure.operations[number].time_s /= slices as f64;
+        for slice in 1..slices {
+            departure.assets.push(Asset { name: format!("{}#{slice}", whole.name), bytes: part, ..whole.clone() });
+            departure.operations.push(Operation {
+                name: format!("{}#{slice}", operation.name),
+                time_s: operation.time_s / slices as f64,
+                outputs: vec![departure.assets.len() - 1],
+                inputs: operation.inputs.clone(),
+            });
+        }
+    }
+    departure.check().expect("slices hang together as the whole did")
+}
+
+#[test]
+fn slices_gain_no_more_than_the_gap() {
+    let stop = |departure: &Departure| {
+        let planned = plan(departure).expect("it can be ordered");
+        *planned.modes.iter().find(|way| way.mode == Mode::Stop).expect("it is weighed")
+    };
+    for (name, sequence) in [("gpt3-1.3b", 2048), ("gpt3-6.7b", 2048), ("llama3-8b", 131_072)] {
+        for computing in [Computing::After, Computing::Beside] {
+            for bits_per_s in [25e9, 100e9, 400e9] {
+                let mut job = job(name);
+                job.shape.sequence = sequence;
+                job.window.computing = computing;
+                job.window.link.bytes_per_s = bits_per_s / 8.0;
+                let departure = job.departure().expect("there is such a job");
+                let (whole, cut) = (stop(&departure), stop(&sliced(departure, 8)));
+                assert!(cut.loss_s >= whole.bound_s * (1.0 - 1e-6), "{name}: {cut:?} below the bound of {whole:?}");
+                assert!(cut.loss_s <= whole.loss_s * (1.0 + 1e-3), "{name}: {cut:?} against {whole:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn what_a_replica_has_does_not_burden_the_link_that_dies() {
     let alone = planned(&forum());
