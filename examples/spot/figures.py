@@ -45,6 +45,10 @@ class Figures:
     """What that is made of."""
     resumed_s: float | None = None
     """From the notice to when the last new owner went on."""
+    mode: str | None = None
+    """How node 1 left: "stop" or "overlap"."""
+    why: str = ""
+    """Why so."""
     manifest: str | None = None
     """What `xfer plan --manifest` reads."""
     generation: int | None = None
@@ -78,6 +82,7 @@ class Figures:
                 self._add_outcome(event)
                 report = event["report"]
                 self.predicted_s, self.resume_parts_s = report["predicted_s"], report["resume_parts_s"]
+                self.mode, self.why = report["plan"]["mode"], report["plan"]["why"]
                 self.order, self.path, self.transfer_phases_s = report["order"], report["path"], report["phases_s"]
                 for kind, moved in report["moved"].items():
                     self._class(kind)["seconds"] = moved["seconds"]

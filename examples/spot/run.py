@@ -134,6 +134,8 @@ def as_json(options: argparse.Namespace, figures: Figures, equal: bool | None, c
         "missing": figures.missing,
         "went_back": figures.went_back,
         "lost": figures.lost,
+        "mode": figures.mode,
+        "why": figures.why,
         "predicted_s": figures.predicted_s,
         "resume_parts_s": figures.resume_parts_s,
         "resumed_s": figures.resumed_s,

@@ -3,9 +3,10 @@
     python ffi/python/benches/frontier_bench.py [--settings none/30s 10Gbps/800ms 1Gbps/30s] [--rounds 3]
 
 A setting is what the leaving node can send ("none": no limit), and how long its notice is. Each round is a run of
-examples/spot_handoff.py that is checked against an undisturbed one; a row has the medians of its rounds. Times count
-from the notice to when the last new owner goes on; "planned" is what the leaving node expected once it had offered
-everything, from what it had measured by then.
+examples/spot_handoff.py that is checked against an undisturbed one; a row has the medians of its rounds, and from where
+to where the error went. Times count from the notice to when the last new owner goes on; "planned" is what the leaving
+node expected once it had offered everything, from what it had measured by then. Below each row: the parts, with the
+error of each in parts of the whole.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def run(setting: str, options: argparse.Namespace, figures: Path) -> dict[str, A
     link, _, notice = setting.partition("/")
     command = [sys.executable, str(EXAMPLE), "--activations", "cheapest", "--notice", notice or "30s"]
     command += ["--d-model", str(options.d_model), "--sequence", str(options.sequence), "--batch", str(options.batch)]
-    command += ["--microbatches", "4", "--steps", "2", "--notice-step", "1"]
+    command += ["--microbatches", str(options.microbatches), "--steps", "2", "--notice-step", "1"]
+    command += ["--leave", options.leave]
     command += ["--json", str(figures)] + (["--link", link] if link != "none" else [])
     done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     found: dict[str, Any] = json.loads(figures.read_text())
@@ -60,19 +62,21 @@ def row(setting: str, rounds: list[dict[str, Any]]) -> str:
     state = statistics.median(sum(found["moved_bytes"].values()) for found in rounds) / 1e6 - saved
     replayed, computed = (statistics.median(len(found[how]) for found in rounds) for how in ("replayed", "recomputed"))
     planned, measured = middle(rounds, "predicted_s"), middle(rounds, "resumed_s")
-    off = statistics.median(found["predicted_s"] / found["resumed_s"] - 1 for found in rounds)
+    errors = [found["predicted_s"] / found["resumed_s"] - 1 for found in rounds]
+    spread = f"({min(errors):+.0%} to {max(errors):+.0%})" if len(rounds) > 1 else ""
     return (
         f"{setting:>14} {state:>6.0f} MB {saved:>6.0f} MB {replayed:>9.0f} {computed:>9.0f} "
-        f"{planned:>7.2f} s {measured:>7.2f} s {off:>+8.1%}"
+        f"{planned:>7.2f} s {measured:>7.2f} s {statistics.median(errors):>+8.1%} {spread}"
     )
 
 
 def parts(rounds: list[dict[str, Any]]) -> Any:
-    """What was planned and measured of each part."""
+    """What was planned and measured of each part, and how much of the error it has."""
+    whole_s = middle(rounds, "resumed_s")
     for name, planned, measured in PARTS:
         planned_s = sum(middle(rounds, "resume_parts_s", part) for part in planned)
         measured_s = sum(middle(rounds, "phases_s", phase) for phase in measured)
-        yield f"{name} {planned_s:.2f} / {measured_s:.2f} s"
+        yield f"{name} {planned_s:.2f} / {measured_s:.2f} s ({(planned_s - measured_s) / whole_s:+.0%})"
 
 
 def main() -> None:
@@ -83,6 +87,8 @@ def main() -> None:
     parser.add_argument("--d-model", type=int, default=256)
     parser.add_argument("--sequence", type=int, default=256)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--microbatches", type=int, default=4)
+    parser.add_argument("--leave", choices=["stop", "overlap", "auto"], default="stop")
     options = parser.parse_args()
     heads = (("setting", 14), ("state", 9), ("saved", 9), ("replayed", 9), ("computed", 9))
     print(" ".join(f"{head:>{width}}" for head, width in heads), f"{'planned':>9} {'measured':>9} {'off':>8}")

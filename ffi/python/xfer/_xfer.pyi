@@ -128,13 +128,13 @@ class Outgoing:
         name, kind, bytes, target, group, recompute_s, recompute_from. `meanwhile_s`, `after_s`: as for `cut`, and with `stop_` what
         forwards in flight add to them; `describe_s`: until those are described."""
     def room(self, rank: int) -> int | None:
-        """How many bytes more `rank` has room for, beside what was offered to it; None: it hasn't said. Who is offered more takes no part, and
-        nothing is handed over."""
+        """How many bytes more `rank` has room for, beside what was offered to it; None: it hasn't said. Who is offered more takes no
+        part, and nothing is handed over."""
     def leaves_by(self, mode: str, why: str) -> None:
         """This is how the rank leaves, and why: for the log, and for the report's `plan`."""
     def report(self) -> dict[str, Any]:
-        """Figures of the migration as plain values: plan (mode, why, table), predicted_s, resume_parts_s, order, moved_bytes and seconds by class,
-        phases_s, path, generation."""
+        """Figures of the migration as plain values: plan (mode, why, table), predicted_s, resume_parts_s, order, moved_bytes and
+        seconds by class, phases_s, path, generation."""
 
 @final
 class Incoming:

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +29,10 @@ const SUMMARY: &str = "xfer::summary";
 
 /// How long a call waits for the driver's thread to answer: it never blocks, so silence means that it is gone.
 const ANSWER: Duration = Duration::from_secs(10);
+
+/// How long a hand-over waits for the store to say whose turn it is, at most: many times what a store that lives takes, and little of a
+/// notice.
+const TURN: Duration = Duration::from_millis(250);
 
 /// What [`Migrations`] needs to know beyond its endpoint and store.
 #[derive(Debug, Clone)]
@@ -271,18 +276,30 @@ impl View {
 }
 
 impl Shared {
-    /// Makes it this process's turn to leave, unless a rank that lives has it in this generation.
+    /// Makes it this process's turn to leave, unless a rank that lives has it in this generation. A store that doesn't answer soon is not
+    /// waited for.
     fn take_turn(&self) -> Result<(), HandOverError> {
         let Some(generation) = self.state().generation.as_ref().map(|record| record.generation) else { return Ok(()) };
-        let (key, me) = (turn_key(generation), self.endpoint.id().rank);
+        let (taken, answer) = mpsc::sync_channel(1);
+        let (endpoint, store) = (self.endpoint.clone(), Arc::clone(&self.store));
+        // Whoever doesn't wait any more has begun: then it is his turn, too.
+        let ask = move || drop(taken.send(Self::turn(&endpoint, &*store, generation)));
+        match thread::Builder::new().name("xfer-turn".into()).spawn(ask) {
+            Ok(_) => answer.recv_timeout(TURN).unwrap_or(Ok(())),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn turn(endpoint: &Endpoint, store: &dyn Store, generation: u64) -> Result<(), HandOverError> {
+        let (key, me) = (turn_key(generation), endpoint.id().rank);
         let mut version = Version::ABSENT;
         loop {
-            match self.store.compare_and_swap(&key, version, me.to_string().into()) {
+            match store.compare_and_swap(&key, version, me.to_string().into()) {
                 Ok(Swap::Won(_)) | Err(_) => return Ok(()),
                 Ok(Swap::Lost(found)) => {
                     let rank = std::str::from_utf8(&found.value).ok().and_then(|rank| rank.parse().ok());
                     match rank {
-                        Some(rank) if rank != me && self.endpoint.peer(rank).is_some() => {
+                        Some(rank) if rank != me && endpoint.peer(rank).is_some() => {
                             return Err(HandOverError::NotItsTurn { rank, generation });
                         }
                         Some(rank) if rank == me => return Ok(()),

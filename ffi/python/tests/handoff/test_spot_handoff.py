@@ -63,6 +63,14 @@ def test_the_step_is_finished_while_state_leaves(tmp_path: Path) -> None:
     assert "saved" not in figures["moved_items"]
 
 
+def test_with_a_long_notice_the_node_chooses_to_finish_its_step(tmp_path: Path) -> None:
+    figures = run(tmp_path, *LIGHT, "--leave", "auto", "--notice", "60s")
+    assert_lossless(figures)
+    assert figures["mode"] == "overlap"
+    assert "overlap loses" in figures["why"] and "stop loses" in figures["why"]
+    assert restored(figures) == 0, "nothing was in flight any more"
+
+
 def test_a_running_job_says_what_a_plan_needs_to_know(tmp_path: Path) -> None:
     file = tmp_path / "manifest.json"
     figures = run(tmp_path, *LIGHT, "--manifest", str(file))

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -189,6 +190,42 @@ def test_a_withdrawn_notice_changes_nothing(engines: list[xfer.Engine]) -> None:
     with leaving.updating():
         pass
     assert incoming.wait(timeout=WAIT_S).kind == "withdrawn"
+
+
+def test_the_way_to_leave_is_weighed_by_what_is_left_of_the_step(engines: list[xfer.Engine]) -> None:
+    _, leaving, _ = engines
+    outgoing = leaving.hand_over([0], {"all": 0}, seconds=60.0)
+    outgoing.offer([State("w", "parameter", filled(b"weights"), target=0, version=3)])
+    gradient = ("w/gradient", "gradient", 7, 0, "", None, [])
+    saved = ("forward", "saved", 1000, 0, "", 0.01, ["w"])
+
+    def weighed(left_s: float, **more: float) -> dict[str, Any]:
+        known = {"done_s": 1.0, "left_s": left_s, "slowdown": 1.5, **more}
+        return outgoing.weigh(["stop", "overlap"], [gradient, saved], **known)
+
+    short = weighed(0.5)
+    assert short["mode"] == "overlap"
+    assert [way["mode"] for way in short["ways"]] == ["overlap", "stop"]
+    assert short["ways"][0]["loss_s"] <= short["ways"][1]["loss_s"]
+    long = weighed(70.0)
+    assert long["mode"] == "stop" and "overlap would not be through in time" in long["why"]
+    assert weighed(0.5, describe_s=5.0)["ways"][1]["loss_s"] > 5.0
+    outgoing.leaves_by("stop", "the test says so")
+    assert outgoing.report()["plan"]["mode"] == "stop" and outgoing.report()["plan"]["why"] == "the test says so"
+
+    with pytest.raises(ValueError, match='no way to leave is called "run"; there are: drain, overlap, stop'):
+        outgoing.weigh(["run"], [])
+    with pytest.raises(ValueError, match="no way is open"):
+        outgoing.weigh([], [])
+    with pytest.raises(ValueError, match="-1 is not a duration"):
+        weighed(-1.0)
+    with pytest.raises(xfer.XferError, match="refers to `nobody`, which is no asset"):
+        outgoing.weigh(["stop"], [("f", "saved", 1, 0, "", 0.1, ["nobody"])])
+    with pytest.raises(xfer.XferError, match="has 0 bytes"):
+        outgoing.weigh(["stop"], [("f", "saved", 0, 0, "", 0.1, [])])
+    with pytest.raises(OverflowError):
+        outgoing.weigh(["stop"], [("f", "saved", -1, 0, "", 0.1, [])])
+    assert outgoing.withdraw().kind == "withdrawn"
 
 
 def test_the_store_is_shared(engines: list[xfer.Engine]) -> None:
