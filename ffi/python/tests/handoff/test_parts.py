@@ -12,8 +12,10 @@ import tiny
 import torch
 from torch import Tensor, nn
 
+from xfer import StoreLost
 from xfer.torch import codec, record
 from xfer.torch.checkpoint import CheckpointError, Checkpoints, read_tensors, write_tensors
+from xfer.torch.departures import Departures
 from xfer.torch.errors import WireError
 from xfer.torch.garbage import Pause, paused
 from xfer.torch.handoff import by_layer, by_shard, check_owners, heirs
@@ -137,6 +139,51 @@ class TestPace:
             ran.backward(module, torch.ones_like(given))
         for ours, theirs in zip(layer.parameters(), same.parameters(), strict=True):
             assert torch.equal(_grad(ours), _grad(theirs))
+
+
+class TestDepartures:
+    class Store:
+        """What departures need of an engine."""
+
+        def __init__(self, rank: int, kept: dict[str, bytes]) -> None:
+            self.rank = rank
+            self.kept = kept
+            self.lost = False
+
+        def store_get(self, key: str) -> bytes | None:
+            if self.lost:
+                raise StoreLost("no store")
+            return self.kept.get(key)
+
+        def store_create(self, key: str, value: bytes) -> bool:
+            if self.lost:
+                raise StoreLost("no store")
+            return self.kept.setdefault(key, value) is value
+
+    def test_everybody_hears_who_leaves_and_who_stays_after_all(self) -> None:
+        kept: dict[str, bytes] = {}
+        one, other, third = (Departures(self.Store(rank, kept)) for rank in (1, 2, 3))  # type: ignore[arg-type]
+        one.say(False)
+        assert not kept, "that is no news"
+        one.say(True)
+        other.say(True)
+        assert (one.others(), other.others(), third.others()) == ({2}, {1}, {1, 2})
+        one.say(False)
+        assert (other.others(), third.others()) == (set(), {2})
+        kept["xfer.torch/departures/3"] = b"nonsense"
+        third.say(True)
+        assert other.others() == {3}
+
+    def test_a_store_that_is_lost_is_asked_again(self) -> None:
+        kept: dict[str, bytes] = {}
+        store, other = self.Store(1, kept), Departures(self.Store(2, kept))  # type: ignore[arg-type]
+        leaving = Departures(store)  # type: ignore[arg-type]
+        store.lost = True
+        leaving.say(True)
+        assert (leaving.others(), other.others()) == (set(), set())
+        store.lost = False
+        leaving.say(True)
+        assert other.others() == {1}
 
 
 class TestGarbage:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from xfer._xfer import Engine
+from contextlib import suppress
+
+from xfer._xfer import Engine, StoreLost
 
 _LEAVES, _STAYS = b"leaves", b"stays"
 
 
 class Departures:
-    """A log that every rank appends to: who leaves, and who stays after all."""
+    """A log that every rank appends to: who leaves, and who stays after all. A store that can't be reached is asked again the next
+    time: until then what was known counts."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -21,12 +24,20 @@ class Departures:
         if leaves == self._said:
             return
         entry = b"%d %s" % (self._engine.rank, _LEAVES if leaves else _STAYS)
-        while not self._engine.store_create(_key(self._read), entry):
-            self.others()
+        try:
+            while not self._engine.store_create(_key(self._read), entry):
+                self._follow()
+        except StoreLost:
+            return
         self._said = leaves
 
     def others(self) -> set[int]:
         """The ranks beside this one that leave, by what was said until now."""
+        with suppress(StoreLost):
+            self._follow()
+        return self._leaving - {self._engine.rank}
+
+    def _follow(self) -> None:
         while (entry := self._engine.store_get(_key(self._read))) is not None:
             self._read += 1
             rank, _, word = entry.partition(b" ")
@@ -37,7 +48,6 @@ class Departures:
                 self._leaving.add(int(rank))
             else:
                 self._leaving.discard(int(rank))
-        return self._leaving - {self._engine.rank}
 
 
 def _key(number: int) -> str:
