@@ -16,6 +16,7 @@ use crate::grants::{Entry, Grants};
 use crate::memory::{Slice, View};
 use crate::peer::Peer;
 use crate::stats::{Counters, add};
+use crate::unsummed::sums;
 
 /// The one place through which a link writes granted memory. Whoever ends a transfer or a grant empties it; the link
 /// holds its lock during every single copy.
@@ -204,18 +205,29 @@ impl Intake {
     /// Lets `copy` put the chunk's bytes from `at` on where they belong; it returns how many it put. It must not
     /// wait: a fence waits for it.
     pub fn place<E>(&mut self, at: usize, copy: impl FnOnce(Landing<'_>) -> Result<usize, E>) -> Result<usize, E> {
-        let Some(chunk) = &mut self.chunk else { return copy(Landing::Discard) };
+        self.place_summed(|landing, crc32c| {
+            let Landing::Memory(memory) = landing else { return Ok((copy(landing)?, crc32c)) };
+            let copied = copy(Landing::Memory(memory))?;
+            // Summed from where they landed, while they are still in the cache.
+            Ok((copied, if sums() { memory.crc32c_append(crc32c, at, copied) } else { 0 }))
+        })
+    }
+
+    /// The same for one who sums what it puts: it is given the sum of what came before, and returns that of all.
+    pub(crate) fn place_summed<E>(
+        &mut self,
+        copy: impl FnOnce(Landing<'_>, u32) -> Result<(usize, u32), E>,
+    ) -> Result<usize, E> {
+        let Some(chunk) = &mut self.chunk else { return copy(Landing::Discard, 0).map(|(copied, _)| copied) };
         let target = self.slot.lock();
         match &*target {
             Some(target) if chunk.wanted => {
-                let copied = copy(Landing::Memory(&target.memory))?;
-                // Summed from where they landed, while they are still in the cache.
-                let landed = copied.min(target.memory.len_bytes() as usize - at);
-                chunk.crc32c = target.memory.crc32c_append(chunk.crc32c, at, landed);
+                let (copied, crc32c) = copy(Landing::Memory(&target.memory), chunk.crc32c)?;
+                chunk.crc32c = if sums() { crc32c } else { 0 };
                 Ok(copied)
             }
             _ => {
-                let copied = copy(Landing::Discard)?;
+                let (copied, _) = copy(Landing::Discard, chunk.crc32c)?;
                 add(&self.counters.late_bytes, copied as u64);
                 Ok(copied)
             }

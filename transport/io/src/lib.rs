@@ -51,6 +51,8 @@ mod peers;
 mod shared;
 mod stats;
 mod transfer;
+#[doc(hidden)]
+pub mod unsummed;
 mod wake;
 mod worker;
 

@@ -5,6 +5,7 @@
 )]
 
 mod arena;
+mod copy;
 mod fetch;
 mod segment;
 

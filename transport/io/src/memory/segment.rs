@@ -16,7 +16,9 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap};
 
 use xfer_transport_core::integrity;
 
+use super::copy::copy_and_sum;
 use super::{Mapping, Slice};
+use crate::limits::STREAM_BYTES_MIN;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 static DROPPED: AtomicU64 = AtomicU64::new(0);
@@ -141,13 +143,15 @@ impl View {
         integrity::crc32c(bytes)
     }
 
-    /// Copies `len` bytes from `at` to `into_at` of `into`; what would leave either is left out.
-    pub(crate) fn copy_to(&self, at: usize, len: usize, into: &Slice, into_at: usize) {
+    /// Copies `len` bytes from `at` to `into_at` of `into`, and returns CRC-32C of what `crc32c` covers followed by them;
+    /// what would leave either is left out.
+    pub(crate) fn copy_to(&self, at: usize, len: usize, into: &Slice, into_at: usize, crc32c: u32) -> u32 {
         let (at, len) = clip(self.0.len, at, len);
         let (into_at, len) = into.clip(into_at, len);
+        let streams = into.region().len_bytes() >= STREAM_BYTES_MIN;
         // SAFETY: both ranges were clipped to what is there, and a peer's memory is mapped beside ours; even if it is
         // ours, mapped a second time, the bytes are only copied, and checksums say what came of it.
-        unsafe { into.as_ptr().add(into_at).copy_from(self.0.start.as_ptr().add(at), len) };
+        unsafe { copy_and_sum(self.0.start.as_ptr().add(at), into.as_ptr().add(into_at), len, crc32c, streams) }
     }
 }
 
@@ -201,7 +205,8 @@ mod tests {
         let view = Views::default().map(&passed(&segment), 10_000).unwrap();
         segment.fill(9_998, &Region::from_vec(vec![1, 2, 3]).all(), 0, 3);
         let into = Region::allocate(4).unwrap();
-        view.copy_to(9_997, 4, &into.all(), 0);
+        let sum = view.copy_to(9_997, 4, &into.all(), 0, 0);
+        assert_eq!(sum, integrity::crc32c(&[0, 1, 2]));
         assert_eq!(into.copy_to_vec(), [0, 1, 2, 0], "what leaves the segment is left out");
     }
 

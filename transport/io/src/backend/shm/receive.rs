@@ -243,11 +243,12 @@ impl Pull {
         while done < wanted {
             let part = (wanted - done).min(PART_BYTES);
             // What is not wanted any more is not read either: its owner may use it for something else by now.
-            intake.place(*at, |landing| {
-                if let Landing::Memory(memory) = landing {
-                    view.copy_to(from as usize + done, part, memory, *at);
-                }
-                Ok::<_, LinkError>(part)
+            intake.place_summed(|landing, crc32c| {
+                let summed = match landing {
+                    Landing::Memory(memory) => view.copy_to(from as usize + done, part, memory, *at, crc32c),
+                    Landing::Discard => crc32c,
+                };
+                Ok::<_, LinkError>((part, summed))
             })?;
             done += part;
             *at += part;

@@ -13,8 +13,8 @@ use xfer_transport_core::packet::Packet;
 use super::socket;
 use crate::backend::{LinkError, Manner, Op};
 use crate::grants::random_u64;
-use crate::limits::{RING_BYTES, SEGMENTS_MAX};
-use crate::memory::{Segment, dropped_segments};
+use crate::limits::{RING_BYTES, SEGMENTS_MAX, STREAM_BYTES_MIN};
+use crate::memory::{Segment, Slice, dropped_segments};
 use crate::transfer::Source;
 
 /// Most that is staged at once: a quarter of the ring, so that filling and emptying overlap.
@@ -22,6 +22,9 @@ const PART_BYTES: u64 = RING_BYTES / 4;
 
 /// What is read of the peer's ring before it is told without waiting for anything else to say.
 const OWED_BYTES: u64 = RING_BYTES / 4;
+
+/// How ordinary memory goes where it can be fetched.
+const FETCHED: &str = "fetched with process_vm_readv, and from 16 MiB on through a ring";
 
 #[derive(Default)]
 pub(super) struct Sender {
@@ -104,14 +107,16 @@ impl Sender {
                 self.to_show = self.to_show.take().filter(|segment| !seen(segment) && self.shown.len() < SEGMENTS_MAX);
                 Sending::Message { header, payload, at: None }
             }
-            Op::Chunk { header, source } => match source.read().map(|reading| self.way_of(reading.slice())) {
-                // Nobody wants it any more, and nothing of it has left.
-                None => return Ok(()),
-                Some(Way::Inline(payload)) => Sending::Message { header, payload, at: None },
-                Some(Way::Lent) => Sending::Lent { header, source },
-                Some(Way::Plain) => Sending::Plain { header, source },
-                Some(Way::Staged) => Sending::Staged { header, source, at: None },
-            },
+            Op::Chunk { header, source } => {
+                match source.read().map(|reading| self.way_of(reading.slice(), source.transfer_bytes())) {
+                    // Nobody wants it any more, and nothing of it has left.
+                    None => return Ok(()),
+                    Some(Way::Inline(payload)) => Sending::Message { header, payload, at: None },
+                    Some(Way::Lent) => Sending::Lent { header, source },
+                    Some(Way::Plain) => Sending::Plain { header, source },
+                    Some(Way::Staged) => Sending::Staged { header, source, at: None },
+                }
+            }
         });
         if let Err(error) = self.advance(socket) {
             self.failed = Some(error);
@@ -119,12 +124,13 @@ impl Sender {
         Ok(())
     }
 
-    fn way_of(&self, slice: &crate::Slice) -> Way {
+    fn way_of(&self, slice: &Slice, transfer_bytes: u64) -> Way {
         let shown = |segment: &Segment| self.shown.contains_key(&segment.id()) || self.shown.len() < SEGMENTS_MAX;
         match slice.shared() {
             _ if slice.len_bytes() <= PACKET_INLINE_BYTES_MAX as u64 => Way::Inline(slice.copy_to_vec().into()),
             Some((segment, _)) if shown(segment) => Way::Lent,
-            _ if matches!(self.reach, Reach::Yes) => Way::Plain,
+            // What is longer goes faster through the ring: its second copy is in the caches, and the first past them.
+            _ if matches!(self.reach, Reach::Yes) && transfer_bytes < STREAM_BYTES_MIN => Way::Plain,
             _ => Way::Staged,
         }
     }
@@ -151,7 +157,7 @@ impl Sender {
         let ring = |why: String| Manner { copies: 2, sentence: format!("through a ring ({why})") };
         match self.reach {
             Reach::Untried | Reach::Asked { .. } => ring("process_vm_readv was not needed yet".into()),
-            Reach::Yes => Manner { copies: 1, sentence: "fetched with process_vm_readv".into() },
+            Reach::Yes => Manner { copies: 1, sentence: FETCHED.into() },
             Reach::No(errno) => {
                 let error = io::Error::from_raw_os_error(errno as i32);
                 ring(format!("the peer can't use process_vm_readv on this process: {error}"))
