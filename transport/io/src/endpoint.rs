@@ -1,7 +1,7 @@
 //! The endpoint: one process's end of all its connections.
 
 use std::sync::atomic::AtomicUsize;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use std::{fmt, io, thread};
@@ -23,14 +23,15 @@ use crate::flight::FlightRecord;
 use crate::grants::{Grant, random_u64};
 use crate::greeting::{Accepting, Pending, Side};
 use crate::hub::{Channel, Incoming, PeerEvent};
-use crate::limits::{ACCEPT_WAIT, FAREWELL, LINGER, REDIAL_EVERY, SHUTDOWN_REST};
+use crate::limits::{ACCEPT_WAIT, FAREWELL, LINGER, LOOKS_BEFORE_YIELD, REDIAL_EVERY, SHUTDOWN_REST};
 use crate::loans::{Borrowed, Loan};
 use crate::memory::{Region, Slice};
+use crate::peer::Peer;
 use crate::peers::Peers;
 use crate::shared::Shared;
 use crate::stats::{Stats, add};
 use crate::transfer::{Transfer, TransferHandle};
-use crate::worker::Worker;
+use crate::worker::{Looking, Worker};
 
 /// How a peer is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -188,6 +189,35 @@ impl Endpoint {
             peer.kick();
         }
         receiver
+    }
+
+    /// The next message of a subscription; nothing at the end of all, or if there is none within `timeout`.
+    ///
+    /// With [`EndpointConfig::busy_poll`] the calling thread looks for it without sleeping for that long, and takes in by
+    /// itself what peers on this machine send meanwhile: no other thread has to run between a message and its receiver.
+    pub fn next(&self, messages: &Receiver<Incoming>, timeout: Option<Duration>) -> Option<Incoming> {
+        let started = Instant::now();
+        let busy_poll = self.0.shared.busy_poll.min(timeout.unwrap_or(Duration::MAX));
+        if !busy_poll.is_zero() {
+            let looking: Vec<Looking> = self.0.peers.all().iter().filter_map(Peer::look).collect();
+            let looks = if looking.is_empty() { 1 } else { LOOKS_BEFORE_YIELD };
+            while started.elapsed() < busy_poll {
+                for _ in 0..looks {
+                    looking.iter().for_each(Looking::once);
+                    match messages.try_recv() {
+                        Ok(message) => return Some(message),
+                        Err(TryRecvError::Disconnected) => return None,
+                        Err(TryRecvError::Empty) => {}
+                    }
+                }
+                // Whoever is to bring something may need this processor for it.
+                thread::yield_now();
+            }
+        }
+        match timeout {
+            None => messages.recv().ok(),
+            Some(timeout) => messages.recv_timeout(timeout.saturating_sub(started.elapsed())).ok(),
+        }
     }
 
     /// Lets `peer` read `from` where it lies, without a copy and however long it is, until it gives it back; whoever

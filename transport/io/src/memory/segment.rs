@@ -69,6 +69,11 @@ impl Segment {
         Ok(fallocate(&self.file, FallocateFlags::empty(), at, len_bytes.max(1))?)
     }
 
+    /// All of it as words that others may read meanwhile.
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        words(&self.mapping)
+    }
+
     /// Makes a range zero.
     pub(crate) fn clear(&self, at: u64, len_bytes: u64) {
         let (at, len) = clip(self.mapping.len, at as usize, len_bytes as usize);
@@ -98,7 +103,7 @@ impl Drop for Segment {
     }
 }
 
-/// Memory of a peer on this machine. Its bytes may change at any time, so no reference to them is ever handed out.
+/// Memory of a peer on this machine. Its bytes may change at any time, so no reference to them is ever handed out but as atomics.
 #[derive(Debug)]
 pub(crate) struct View(Mapping);
 
@@ -123,6 +128,12 @@ impl View {
     /// Where it lies. The bytes may be read as long as the view lives.
     pub(crate) fn as_ptr(&self) -> *const u8 {
         self.0.start.as_ptr()
+    }
+
+    /// All of it as words, which its owner may change at any time. They are for relaxed loads alone, which is what memory
+    /// that can't be written allows for.
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        words(&self.0)
     }
 
     /// A copy of `len` bytes from `at`; what would leave the view is left out.
@@ -174,6 +185,12 @@ impl Views {
         views.insert(key, Arc::downgrade(&view));
         Ok(view)
     }
+}
+
+fn words(mapping: &Mapping) -> &[AtomicU64] {
+    // SAFETY: the mapping begins with a page, has whole words as counted here, and lives as long as what is returned. Whoever
+    // else knows these words may change them: they are read and written as atomics only.
+    unsafe { std::slice::from_raw_parts(mapping.start.as_ptr().cast(), mapping.len / size_of::<u64>()) }
 }
 
 fn map(file: &OwnedFd, len: usize, access: ProtFlags) -> io::Result<Mapping> {

@@ -10,6 +10,8 @@ use xfer_transport_core::frame::FrameHeader;
 use xfer_transport_core::limits::PACKET_INLINE_BYTES_MAX;
 use xfer_transport_core::packet::Packet;
 
+use super::mail::Mail;
+use super::mailbox::Put;
 use super::socket;
 use crate::backend::{LinkError, Manner, Op};
 use crate::grants::random_u64;
@@ -42,6 +44,9 @@ pub(super) struct Sender {
     /// What the peer is to be told of its own memory.
     answer: Option<u32>,
     reach: Reach,
+    pub(super) mail: Mail,
+    /// A letter lies in our box that nobody looks for.
+    rings: bool,
     /// Why nothing more can be sent; said at the next advance.
     failed: Option<LinkError>,
 }
@@ -72,6 +77,8 @@ struct Outgoing {
     head: Vec<u8>,
     inline: Bytes,
     file: Option<Arc<Segment>>,
+    /// It has no place in a mailbox.
+    needs_socket: bool,
 }
 
 /// Positions count bytes since the ring was made; what lies between the two is the peer's to read.
@@ -179,6 +186,15 @@ impl Sender {
         Ok(())
     }
 
+    /// Somebody looks for letters from here on, or nobody does.
+    pub(super) fn look(&mut self, socket: &OwnedFd, begins: bool) {
+        self.mail.look(begins);
+        if begins && self.failed.is_none() {
+            // The other end has to know of the box.
+            self.failed = self.advance(socket).err();
+        }
+    }
+
     /// Sends on.
     pub(super) fn advance(&mut self, socket: &OwnedFd) -> Result<(), LinkError> {
         if let Some(error) = self.failed.take() {
@@ -189,9 +205,18 @@ impl Sender {
                 self.waiting = self.next_packet()?;
             }
             let Some(packet) = &self.waiting else { return Ok(()) };
+            let put = if packet.needs_socket { Put::No } else { self.mail.put(&packet.head, &packet.inline)? };
+            if put != Put::No {
+                self.rings |= put == Put::Ring;
+                self.waiting = None;
+                continue;
+            }
             let file = packet.file.as_ref().map(|segment| segment.as_fd());
             match socket::send(socket, &packet.head, &packet.inline, file) {
-                Ok(()) => self.waiting = None,
+                Ok(()) => {
+                    self.mail.sent += 1;
+                    self.waiting = None;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
@@ -200,6 +225,12 @@ impl Sender {
     }
 
     fn next_packet(&mut self) -> io::Result<Option<Outgoing>> {
+        if std::mem::take(&mut self.rings) {
+            return Ok(Some(Outgoing { needs_socket: true, ..Outgoing::new(&Packet::Rung) }));
+        }
+        if let Some(segment) = self.mail.to_show() {
+            return Ok(Some(Outgoing::showing(&Packet::Mailbox { len_bytes: segment.len_bytes() }, segment)));
+        }
         if self.owed_bytes > 0 {
             let len_bytes = std::mem::take(&mut self.owed_bytes);
             return Ok(Some(Outgoing::new(&Packet::Freed { len_bytes })));
@@ -257,7 +288,7 @@ impl Sender {
     fn show(&mut self, segment: &Arc<Segment>) -> Outgoing {
         self.shown.insert(segment.id(), Arc::downgrade(segment));
         let packet = Packet::Segment { id: segment.id(), len_bytes: segment.len_bytes() };
-        Outgoing { file: Some(Arc::clone(segment)), ..Outgoing::new(&packet) }
+        Outgoing::showing(&packet, Arc::clone(segment))
     }
 
     fn lend(&mut self, header: FrameHeader, source: Source) -> Option<Outgoing> {
@@ -293,8 +324,8 @@ impl Sender {
             none => none.insert(Ring::new()?),
         };
         if !std::mem::replace(&mut ring.shown, true) {
-            let packet = Outgoing::new(&Packet::Ring { len_bytes: ring.segment.len_bytes() });
-            let packet = Outgoing { file: Some(Arc::clone(&ring.segment)), ..packet };
+            let packet = Packet::Ring { len_bytes: ring.segment.len_bytes() };
+            let packet = Outgoing::showing(&packet, Arc::clone(&ring.segment));
             self.frame = Some(Sending::Staged { header, source, at });
             return Ok(Some(packet));
         }
@@ -325,7 +356,12 @@ enum Way {
 
 impl Outgoing {
     fn new(packet: &Packet<'_>) -> Self {
-        Self { head: packet.encode_head(), inline: Bytes::new(), file: None }
+        Self { head: packet.encode_head(), inline: Bytes::new(), file: None, needs_socket: false }
+    }
+
+    /// With memory along, which only a socket can pass.
+    fn showing(packet: &Packet<'_>, segment: Arc<Segment>) -> Self {
+        Self { file: Some(segment), needs_socket: true, ..Self::new(packet) }
     }
 }
 
