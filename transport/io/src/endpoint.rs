@@ -8,6 +8,7 @@ use std::{fmt, io, thread};
 
 use bytes::Bytes;
 use xfer_transport_core::frame;
+use xfer_transport_core::landed::Landed;
 use xfer_transport_core::message::LinkRole;
 use xfer_transport_core::path::Request;
 use xfer_transport_core::ticket::Ticket;
@@ -147,6 +148,31 @@ impl Endpoint {
             add(&self.0.shared.counters.transfers_failed, 1);
             TransferHandle::failed(lane, error)
         })
+    }
+
+    /// Writes what of `from` isn't there yet, as `landed` says, which is what the other end knows of its
+    /// [`crate::Region::landed`] memory: after this process, or another that wrote the same bytes, was gone in the middle of it. What is
+    /// said to be there is believed only as far as its checksums are those of `from`, which is read for that.
+    ///
+    /// One handle for each range that is missing; all bytes are there when all are done.
+    pub fn write_rest(
+        &self,
+        peer: PeerId,
+        from: &Slice,
+        to: RemoteSlice,
+        landed: &Landed,
+        lane: Lane,
+        deadline: Option<Deadline>,
+    ) -> Vec<TransferHandle> {
+        if from.len_bytes() != to.len_bytes() {
+            return vec![self.write(peer, from.clone(), to, lane, deadline)];
+        }
+        let missing = from.missing(landed, to.offset()).into_iter();
+        let parts = missing.filter_map(|range| {
+            let at = to.offset().checked_add(range.start)?;
+            Some((from.slice(range.clone())?, to.region().slice(at, range.end - range.start)?))
+        });
+        parts.map(|(from, to)| self.write(peer, from, to, lane, deadline)).collect()
     }
 
     fn try_write(

@@ -13,7 +13,7 @@ use xfer_transport_core::path::{LinkId, TransferId};
 
 use crate::backend::LinkError;
 use crate::grants::{Entry, Grants};
-use crate::memory::{Slice, View};
+use crate::memory::{Slice, View, Writing};
 use crate::peer::Peer;
 use crate::stats::{Counters, add};
 use crate::unsummed::sums;
@@ -33,6 +33,7 @@ struct Target {
     offset: u64,
     memory: Slice,
     entry: Arc<Entry>,
+    writing: Writing,
 }
 
 /// Takes in what arrives on one link.
@@ -182,7 +183,8 @@ impl Intake {
                     match table.look_up(RegionId(header.region), peer.id(), header.offset, header.len_bytes) {
                         Ok((entry, memory)) => {
                             wanted = true;
-                            self.slot.fill(Target { transfer, offset: header.offset, memory, entry });
+                            let writing = memory.begin_to_write();
+                            self.slot.fill(Target { transfer, offset: header.offset, memory, entry, writing });
                         }
                         Err(refusal) => {
                             inbound.abandoned(self.link);
@@ -282,6 +284,7 @@ impl Intake {
             }
         } else if inbound.applied(self.link, chunk.crc32c) {
             target.entry.add_received(chunk.header.len_bytes);
+            target.writing.finish(chunk.crc32c);
             self.counters.received(chunk.header.lane, chunk.header.len_bytes);
             self.acks.push(Ack { transfer, offset, crc32c: chunk.crc32c });
         }

@@ -57,6 +57,7 @@ mod wake;
 mod worker;
 
 pub use xfer_transport_core as core;
+pub use xfer_transport_core::landed::Landed;
 pub use xfer_transport_core::message::{LoanRefusal, Refusal, RejectReason};
 pub use xfer_transport_core::path::WriteError;
 pub use xfer_transport_core::ticket::TicketError;
