@@ -15,6 +15,7 @@ use crate::failure::{Failure, Outcome};
 use crate::machine;
 use crate::migrate::Target;
 use crate::options::{Options, SIZE_BYTES_MAX};
+use crate::processor;
 use crate::talk::{PROTOCOL, Talk, hex};
 
 /// Messages that the server sends back, and where it sends them.
@@ -114,6 +115,7 @@ fn answer(session: &mut Option<Session>, request: &Value, ip: IpAddr) -> Result<
         }
         "damaged" => Ok(json!({ "damaged": session.damaged.swap(0, Ordering::SeqCst) })),
         "crc32c" => Ok(json!({ "crc32c": session.region(number("slot")?, number("len_bytes")?)?.crc32c() })),
+        "processor" => Ok(json!({ "nanos": u64::try_from(processor::time().as_nanos()).unwrap_or(u64::MAX) })),
         "raw" => raw_sink(session.ip).map(|address| json!({ "address": address })).map_err(|error| error.to_string()),
         other => Err(format!("nobody can be asked {other:?} here")),
     }

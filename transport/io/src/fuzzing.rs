@@ -208,7 +208,8 @@ mod tests {
             };
             frame(over, header, b"chunk")
         };
-        let end = |letters: &dyn Fn(&LinkEnd) -> Vec<([u64; 3], Vec<u8>)>| {
+        type Letters = Vec<([u64; 3], Vec<u8>)>;
+        let end = |letters: &dyn Fn(&LinkEnd) -> Letters| {
             let mut end = LinkEnd::new(over, false).expect("sockets");
             assert!(end.put(&greeting(over, &hello())));
             let letters = letters(&end);

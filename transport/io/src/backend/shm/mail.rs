@@ -39,7 +39,7 @@ impl Mail {
     }
 
     /// Ours, if the other end has to be shown it.
-    pub(super) fn to_show(&mut self) -> Option<Arc<Segment>> {
+    pub(super) fn take_unshown(&mut self) -> Option<Arc<Segment>> {
         let ours = self.ours.clone().filter(|_| !self.is_shown);
         self.is_shown |= ours.is_some();
         ours

@@ -228,7 +228,7 @@ impl Sender {
         if std::mem::take(&mut self.rings) {
             return Ok(Some(Outgoing { needs_socket: true, ..Outgoing::new(&Packet::Rung) }));
         }
-        if let Some(segment) = self.mail.to_show() {
+        if let Some(segment) = self.mail.take_unshown() {
             return Ok(Some(Outgoing::showing(&Packet::Mailbox { len_bytes: segment.len_bytes() }, segment)));
         }
         if self.owed_bytes > 0 {
