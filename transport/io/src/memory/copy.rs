@@ -21,6 +21,16 @@ pub(super) unsafe fn copy_and_sum(from: *const u8, to: *mut u8, len: usize, crc3
         return unsafe { wide::copy_and_sum(from, to, len, crc32c, streams) };
     }
     let _ = streams;
+    // SAFETY: as the caller says.
+    unsafe { copy_then_sum(from, to, len, crc32c) }
+}
+
+/// On any processor. The caller takes so little at once that it is summed in the caches.
+///
+/// # Safety
+///
+/// As above.
+unsafe fn copy_then_sum(from: *const u8, to: *mut u8, len: usize, crc32c: u32) -> u32 {
     // SAFETY: the caller vouches for both ranges. What is summed is what has landed, as far as nobody changes that.
     let landed = unsafe {
         to.copy_from_nonoverlapping(from, len);
@@ -80,6 +90,10 @@ mod wide {
     }
 
     /// Less than a turn, by way of memory that is ours alone.
+    ///
+    /// # Safety
+    ///
+    /// As for the function above.
     unsafe fn short(from: *const u8, to: *mut u8, len: usize, crc32c: u32) -> u32 {
         let mut bytes = [0; TURN_BYTES];
         let bytes = &mut bytes[..len];
@@ -91,6 +105,11 @@ mod wide {
         integrity::crc32c_append(crc32c, bytes)
     }
 
+    /// Whole turns.
+    ///
+    /// # Safety
+    ///
+    /// As for the function above, with a source that is aligned to a register, a target too if it streams, and one turn at least.
     #[target_feature(enable = "avx512f,avx512dq,vpclmulqdq,pclmulqdq,sse4.2")]
     unsafe fn turns<const STREAMS: bool>(from: *const u8, to: *mut u8, len: usize, crc32c: u32) -> u32 {
         let turn = |at: usize| {
@@ -190,6 +209,10 @@ mod tests {
         // SAFETY: two vectors that are long enough.
         let sum =
             unsafe { copy_and_sum(source.as_ptr().add(from_at), target.as_mut_ptr().add(to_at), len, crc32c, streams) };
+        let mut other = vec![0; len];
+        // SAFETY: likewise.
+        let elsewhere = unsafe { copy_then_sum(source.as_ptr().add(from_at), other.as_mut_ptr(), len, crc32c) };
+        assert_eq!((elsewhere, &other[..]), (sum, &target[to_at..to_at + len]), "not the same on any processor");
         let beside = target.split_off(to_at + len);
         assert!(beside.iter().chain(&target[..to_at]).all(|byte| *byte == 0xc5), "beside what was to be written");
         (source[from_at..].to_vec(), sum, target[to_at..].to_vec())

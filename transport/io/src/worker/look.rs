@@ -95,7 +95,11 @@ impl Looking {
             return None;
         }
         worker.callers.fetch_add(1, Ordering::SeqCst);
-        worker.lock().look(true);
+        {
+            let mut inside = worker.lock();
+            inside.look(true);
+            worker.wake_if_waiting(&inside);
+        }
         Some(Self { worker, peer })
     }
 
