@@ -10,7 +10,7 @@
 //! memory is agreed on by two processes: the kernel's socket orders everything, and there is nothing to spin on.
 //!
 //! Whoever is told to look instead of sleeping ([`crate::EndpointConfig::busy_poll`]) has something to look at: while it does,
-//! small packets lie in a [mailbox](mailbox) that both ends see, and cost no system call.
+//! small packets lie in a mailbox that both ends see (`mailbox.rs`), and cost no system call.
 
 mod link;
 mod mail;
