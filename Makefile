@@ -24,7 +24,8 @@ cargo = PYO3_PYTHON=$(VENV_PYTHON) cargo
 
 say = @printf '== %s\n' "$(1)"
 
-.PHONY: help setup wheel demo test test-rust test-python lint sim sim-campaign fuzz explore mutants bench canary soak clean
+.PHONY: help setup wheel demo test test-rust test-python lint sim sim-campaign fuzz explore
+.PHONY: mutants bench bench-peers bench-ways canary soak clean
 
 help: ## lists these targets
 	@printf 'usage: make TARGET\n\n'
@@ -116,6 +117,13 @@ bench: wheel ## measures what this machine does: the transport, a hand-over, a r
 	@$(VENV_PYTHON) ffi/python/benches/replay_bench.py
 	$(call say,what timing each forward costs a training run)
 	@$(VENV_PYTHON) ffi/python/benches/timing_bench.py
+
+bench-peers: setup ## what Gloo, ZeroMQ, NIXL and Mooncake move on this machine, in turn with xfer (they go into the cache): ARGS='--help'
+	@$(cargo) build --locked --quiet --release --package xfer-cli --bin xfer-bench
+	@.ci/peers $(VENV_PYTHON) $(TARGET)/release/xfer-bench $(ARGS)
+
+bench-ways: setup ## each way between two processes, in turn with plain copies, with checksums and without
+	@$(cargo) bench --locked --quiet --package xfer-transport --features unsummed --bench ways
 
 canary: setup ## cancels 100,000 transfers at random instants, each way, and looks for bytes that come too late
 	@$(cargo) bench --locked --quiet --package xfer-transport --bench canary

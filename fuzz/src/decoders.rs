@@ -15,6 +15,7 @@ use xfer_migrate_core::store::wire::{self, Answer, Request};
 use xfer_migrate_core::store::{Service, ServiceLimits, StateLimits};
 use xfer_migrate_core::{Body, GenerationRecord, Manifest, Message, Seal, coverage};
 use xfer_transport_core::frame::{FrameError, FrameHeader};
+use xfer_transport_core::landed::Landed;
 use xfer_transport_core::message::{Greeting, LinkMessage, Received};
 use xfer_transport_core::packet::Packet;
 use xfer_transport_core::ticket::Ticket;
@@ -44,11 +45,12 @@ pub fn packet(bytes: &[u8]) -> bool {
     is_rewritten(&packet, Packet::decode(&packet), |decoded| [&decoded.encode_head(), decoded.inline()].concat())
 }
 
-/// Greetings of links, messages of paths, and what beats carry: any of the three may be meant.
+/// Greetings of links, messages of paths, what beats carry, and what has landed: any of these may be meant.
 pub fn link_message(bytes: &[u8]) -> bool {
     is_rewritten(bytes, Greeting::decode(bytes), Greeting::encode)
         | is_rewritten(bytes, LinkMessage::decode(bytes), LinkMessage::encode)
         | is_rewritten(bytes, Received::decode(bytes), Received::encode)
+        | comes_back(Landed::decode(bytes).map(|landed| landed.known()), |landed| Landed::decode(&landed.encode()))
 }
 
 /// How a process can be reached.

@@ -31,6 +31,9 @@ pub fn link(bytes: &[u8]) -> bool {
 
 fn put(end: &mut LinkEnd, over: BackendId, kind: u8, payload: &[u8]) {
     let at = |index: usize| payload.get(index).copied().unwrap_or_default();
+    if kind == MAILBOX {
+        return put_mailbox(end, payload);
+    }
     match kind % 8 {
         0 => {
             let _ = end.put(payload);
@@ -65,6 +68,30 @@ fn put(end: &mut LinkEnd, over: BackendId, kind: u8, payload: &[u8]) {
             let _ = end.put(&[&packet.encode_head(), packet.inline()].concat());
         }
     }
+}
+
+/// The kind of a record that is a mailbox.
+const MAILBOX: u8 = 0x48;
+
+/// Shows a mailbox of letters that are a record each: what is wrong with one, and what it holds.
+fn put_mailbox(end: &mut LinkEnd, payload: &[u8]) {
+    let made = Records(payload).enumerate().map(|(number, (kind, payload))| {
+        let bytes = if kind & 4 == 0 {
+            let (head, inline) = payload.split_at(payload.len().min(HEAD_BYTES));
+            let header = FrameHeader { len_bytes: inline.len() as u32, ..header(end, head, inline) };
+            let header =
+                FrameHeader { payload_crc32c: FrameHeader::for_payload(header.kind, inline).payload_crc32c, ..header };
+            [&Packet::Frame { header, inline }.encode_head(), inline].concat()
+        } else {
+            payload.to_vec()
+        };
+        let stamp = number as u64 + u64::from(kind & 1 == 0);
+        let after = u64::from(kind >> 4);
+        let len = if kind & 2 == 0 { bytes.len() as u64 } else { u64::MAX - bytes.len() as u64 };
+        ([stamp, after, len], bytes)
+    });
+    let letters: Vec<([u64; 3], Vec<u8>)> = made.collect();
+    let _ = end.put_mailbox(letters.iter().map(|(numbers, bytes)| (*numbers, &bytes[..])));
 }
 
 /// Bytes of a record that describe a frame's header.

@@ -31,14 +31,15 @@ pub(crate) fn run(client: &mut Client, size: u64) -> Outcome<Row> {
         Test::Bw => Some(Ceiling::measure(client, &source.copy_to_vec())?),
         _ => None,
     };
-    let begin = |region: &Region| match options.op() {
+    let begin = |client: &Client, region: &Region| match options.op() {
         Op::Lend => client.lend(region, None).map(UnderWay::Lent),
         _ => Ok(UnderWay::Written(client.write(region, remote.all(), options.lane))),
     };
     for _ in 0..options.warmup {
-        begin(&source)?.done(timeout)?;
+        begin(client, &source)?.done(timeout)?;
     }
     let (mut under_way, mut times) = (VecDeque::new(), Vec::new());
+    let processor = client.processor_time()?;
     let (started, mut begun) = (Instant::now(), 0_u64);
     loop {
         let more = match options.iters {
@@ -46,7 +47,7 @@ pub(crate) fn run(client: &mut Client, size: u64) -> Outcome<Row> {
             None => begun < ITERS_MIN || started.elapsed() < SPAN,
         };
         if more && (under_way.len() as u64) < streams {
-            under_way.push_back((Instant::now(), begin(&source)?));
+            under_way.push_back((Instant::now(), begin(client, &source)?));
             begun += 1;
             continue;
         }
@@ -55,6 +56,7 @@ pub(crate) fn run(client: &mut Client, size: u64) -> Outcome<Row> {
         times.push(at.elapsed());
     }
     let span = started.elapsed();
+    let processor = client.processor_time()?.saturating_sub(processor);
     let route = client.checked_route()?;
     let lends = options.op() == Op::Lend;
     let verified = match options.no_verify {
@@ -78,6 +80,7 @@ pub(crate) fn run(client: &mut Client, size: u64) -> Outcome<Row> {
         span,
         times: Samples::from(times),
         ceiling,
+        processor: Some(processor),
         verified,
         extra: Map::new(),
     })

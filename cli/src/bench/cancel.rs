@@ -69,6 +69,7 @@ pub(crate) fn run(client: &mut Client, size: u64) -> Outcome<Row> {
         span: started.elapsed(),
         times: Samples::from(times),
         ceiling: None,
+        processor: None,
         verified: None,
         extra,
     })

@@ -14,6 +14,7 @@ use xfer_transport::{
 
 use crate::failure::{Failure, Outcome};
 use crate::options::{Memory, Options};
+use crate::processor;
 use crate::server::{CLIENT, JOB, LOANS, SERVER};
 use crate::talk::{Talk, hello, unhex};
 
@@ -119,6 +120,12 @@ impl Client {
         self.endpoint.write(SERVER, from.all(), to, lane, None)
     }
 
+    /// What both ends have had of the processors.
+    pub(crate) fn processor_time(&mut self) -> Outcome<Duration> {
+        let ask = json!({ "ask": "processor" });
+        Ok(processor::time() + Duration::from_nanos(self.talk.ask_number(&ask, "nanos")?))
+    }
+
     /// Says something that needs more than numbers, and hears the answer.
     pub(crate) fn tell(&mut self, what: &Value) -> Outcome<Value> {
         self.talk.ask(what)
@@ -190,6 +197,9 @@ impl Spawned {
             .args(["--once", "--bind", "127.0.0.1:0", "--timeout", &timeout])
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
+        if let Some(processor) = options.pin_cores.get(1) {
+            command.args(["--pin-cores", &processor.to_string()]);
+        }
         let mut child =
             command.spawn().map_err(|error| Failure::connection(format!("no server could be started: {error}")))?;
         let mut line = String::new();

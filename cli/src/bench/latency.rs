@@ -12,7 +12,7 @@ use crate::failure::{Failure, Outcome};
 use crate::options::Op;
 use crate::report::Row;
 use crate::samples::Samples;
-use crate::server::{PING, PONG, SERVER, next};
+use crate::server::{PING, PONG, SERVER};
 
 /// Iterations unless their number is said: the 99.9th percentile of fewer is one of them.
 const ITERS: u64 = 5_000;
@@ -20,7 +20,6 @@ const ITERS: u64 = 5_000;
 pub(crate) fn run(client: &mut Client, size: u64) -> Outcome<Row> {
     let options = client.options.clone();
     let (iters, timeout) = (options.iters.unwrap_or(ITERS), options.timeout());
-    let busy_poll = Duration::from_micros(options.busy_poll);
     let (mut times, mut wrong) = (Vec::new(), 0);
     let verified;
     let started;
@@ -35,7 +34,7 @@ pub(crate) fn run(client: &mut Client, size: u64) -> Outcome<Row> {
                 }
                 let at = Instant::now();
                 client.endpoint.send(SERVER, PING, payload.clone()).map_err(Failure::connection)?;
-                let answer = next(&pongs, busy_poll, Some(timeout));
+                let answer = client.endpoint.next(&pongs, Some(timeout));
                 let answer = answer.ok_or_else(|| Failure::connection("no answer in time"))?;
                 let took = at.elapsed();
                 if iteration >= options.warmup {
@@ -81,6 +80,7 @@ pub(crate) fn run(client: &mut Client, size: u64) -> Outcome<Row> {
         span,
         times: Samples::from(times),
         ceiling: None,
+        processor: None,
         verified,
         extra,
     })

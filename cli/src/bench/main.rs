@@ -14,6 +14,7 @@ mod machine;
 mod migrate;
 mod mixed;
 mod options;
+mod processor;
 mod report;
 mod samples;
 mod server;
@@ -45,6 +46,10 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Outcome<()> {
+    // Before there is any other thread.
+    if let Some(processor) = options.pin_cores.first() {
+        processor::stay_on(*processor)?;
+    }
     match (options.target.as_deref(), options.loopback) {
         (Some("probe"), false) => {
             list_backends();

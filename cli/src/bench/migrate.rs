@@ -74,6 +74,7 @@ pub(crate) fn run(client: &mut Client, size: u64) -> Outcome<Row> {
         span: runs.iter().map(|run| run.finish).sum(),
         times,
         ceiling: None,
+        processor: None,
         verified: (!client.options.no_verify).then_some((sum(|run| run.committed_bytes), wrong)),
         extra,
     })

@@ -78,6 +78,7 @@ pub(crate) fn run(client: &mut Client, size: u64) -> Outcome<Row> {
         span,
         times,
         ceiling: None,
+        processor: None,
         verified,
         extra,
     })

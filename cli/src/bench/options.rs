@@ -114,6 +114,12 @@ pub(crate) struct Options {
     /// How long both ends look for more without sleeping before they do, in microseconds.
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
     pub(crate) busy_poll: u64,
+    /// The processor on which this end runs, and with --loopback that of the server.
+    #[arg(long, value_name = "NUMBER[,NUMBER]", value_delimiter = ',', num_args = 1..=2)]
+    pub(crate) pin_cores: Vec<u64>,
+    /// Shows what both ends need of the processors for a GB, beside what the plain copy needs.
+    #[arg(long)]
+    pub(crate) cpu_util: bool,
     /// The lane of bw, rate and lat.
     #[arg(long, default_value = "step", value_parser = lane)]
     pub(crate) lane: Lane,

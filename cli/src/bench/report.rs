@@ -31,6 +31,8 @@ pub(crate) struct Row {
     pub(crate) span: Duration,
     pub(crate) times: Samples,
     pub(crate) ceiling: Option<Ceiling>,
+    /// What both ends had of the processors in that time, where that was measured.
+    pub(crate) processor: Option<Duration>,
     /// Bytes that were compared, and those that were wrong.
     pub(crate) verified: Option<(u64, u64)>,
     /// What only this test has, by name.
@@ -45,8 +47,14 @@ impl Row {
     }
 
     fn line_pct(&self) -> Option<f64> {
-        let ceiling = self.ceiling.as_ref()?.of(self.route.over);
+        let ceiling = self.ceiling.as_ref()?.of(self.route.over).gb_per_s;
         (ceiling > 0.0).then(|| self.gb_per_s() / ceiling * 100.0)
+    }
+
+    /// What both ends had of the processors for a GB, and what the plain copy has.
+    fn processor_s_per_gb(&self) -> Option<[f64; 2]> {
+        let line = self.ceiling.as_ref()?.of(self.route.over).processor_s_per_gb;
+        Some([self.processor?.as_secs_f64() / (self.bytes as f64 / 1e9).max(f64::MIN_POSITIVE), line])
     }
 
     fn json(&self) -> Value {
@@ -75,7 +83,11 @@ impl Row {
             },
         });
         if let Some(ceiling) = &self.ceiling {
-            result["ceiling_gbps"] = json!({ "raw_tcp": ceiling.raw_tcp, "memcpy": ceiling.memcpy });
+            let [raw_tcp, memcpy] = [ceiling.raw_tcp.gb_per_s, ceiling.memcpy.gb_per_s];
+            result["ceiling_gbps"] = json!({ "raw_tcp": raw_tcp, "memcpy": memcpy });
+        }
+        if let Some([ours, line]) = self.processor_s_per_gb() {
+            result["cpu"] = json!({ "s_per_gb": ours, "line_s_per_gb": line });
         }
         for (name, value) in &self.extra {
             result[name] = value.clone();
@@ -84,7 +96,8 @@ impl Row {
     }
 
     /// The columns of the table.
-    fn cells(&self, gbits: bool) -> Vec<(&'static str, String)> {
+    fn cells(&self, options: &Options) -> Vec<(&'static str, String)> {
+        let gbits = options.report_gbits;
         let rate = if gbits { self.gb_per_s() * 8.0 } else { self.gb_per_s() };
         let us = |time_us: f64| format!("{time_us:.1}");
         let mut cells = vec![
@@ -133,6 +146,11 @@ impl Row {
                 let per_us = self.times.len() as f64 / (self.span.as_nanos() as f64 / 1e3).max(f64::MIN_POSITIVE);
                 cells.push(("Mmsg/s", format!("{per_us:.4}")));
                 cells.push(("line%", self.line_pct().map_or("-".to_owned(), |pct| format!("{pct:.0}"))));
+                if options.cpu_util {
+                    let shown =
+                        |at: usize| self.processor_s_per_gb().map_or("-".into(), |both| format!("{:.3}", both[at]));
+                    cells.extend([("cpu(s/GB)", shown(0)), ("line's", shown(1))]);
+                }
                 cells.push(("#wrong", self.verified.map_or("-".to_owned(), |(_, wrong)| wrong.to_string())));
             }
         }
@@ -212,7 +230,7 @@ impl Report {
 
     pub(crate) fn add(&mut self, row: Row) -> Outcome<()> {
         self.judge(&row);
-        let cells = row.cells(self.options.report_gbits);
+        let cells = row.cells(&self.options);
         if self.has_table() {
             let titles: Vec<&'static str> = cells.iter().map(|(title, _)| *title).collect();
             let line = |texts: &mut dyn Iterator<Item = &str>| {

@@ -4,9 +4,8 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, TryRecvError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use xfer_transport::conformance::pattern;
@@ -16,6 +15,7 @@ use crate::failure::{Failure, Outcome};
 use crate::machine;
 use crate::migrate::Target;
 use crate::options::{Options, SIZE_BYTES_MAX};
+use crate::processor;
 use crate::talk::{PROTOCOL, Talk, hex};
 
 /// Messages that the server sends back, and where it sends them.
@@ -115,6 +115,7 @@ fn answer(session: &mut Option<Session>, request: &Value, ip: IpAddr) -> Result<
         }
         "damaged" => Ok(json!({ "damaged": session.damaged.swap(0, Ordering::SeqCst) })),
         "crc32c" => Ok(json!({ "crc32c": session.region(number("slot")?, number("len_bytes")?)?.crc32c() })),
+        "processor" => Ok(json!({ "nanos": u64::try_from(processor::time().as_nanos()).unwrap_or(u64::MAX) })),
         "raw" => raw_sink(session.ip).map(|address| json!({ "address": address })).map_err(|error| error.to_string()),
         other => Err(format!("nobody can be asked {other:?} here")),
     }
@@ -128,8 +129,7 @@ impl Session {
         config.chunk_bytes =
             hello["chunk"].as_u64().and_then(|chunk| u32::try_from(chunk).ok()).unwrap_or(config.chunk_bytes);
         config.links_per_peer = hello["links"].as_u64().map_or(config.links_per_peer, |links| links as usize);
-        let busy_poll = Duration::from_micros(hello["busy_poll"].as_u64().unwrap_or(0));
-        config.busy_poll = busy_poll;
+        config.busy_poll = Duration::from_micros(hello["busy_poll"].as_u64().unwrap_or(0));
         config.transports = hello["transports"].as_array().map(|names| {
             let named = |name: &Value| {
                 BackendId::PREFERRED.into_iter().find(|id| Some(id.to_string().as_str()) == name.as_str())
@@ -140,7 +140,7 @@ impl Session {
         let endpoint = Endpoint::start(config).map_err(|error| error.to_string())?;
         let (pings, echoing) = (endpoint.subscribe(PING), endpoint.clone());
         thread::spawn(move || {
-            while let Some(Incoming { from, payload }) = next(&pings, busy_poll, None) {
+            while let Some(Incoming { from, payload }) = echoing.next(&pings, None) {
                 // The client has gone, or stops asking: nothing to answer then.
                 let _ = echoing.send(from, PONG, payload);
             }
@@ -177,23 +177,6 @@ impl Session {
             return Err(format!("{} bytes were granted there", region.len_bytes()));
         }
         Ok(region.clone())
-    }
-}
-
-/// The next message. It is looked for without sleeping for `busy_poll`, and then waited for; nothing at the end, or if
-/// there is none within `timeout`.
-pub(crate) fn next(messages: &Receiver<Incoming>, busy_poll: Duration, timeout: Option<Duration>) -> Option<Incoming> {
-    let started = Instant::now();
-    while started.elapsed() < busy_poll {
-        match messages.try_recv() {
-            Ok(message) => return Some(message),
-            Err(TryRecvError::Empty) => thread::yield_now(),
-            Err(TryRecvError::Disconnected) => return None,
-        }
-    }
-    match timeout {
-        None => messages.recv().ok(),
-        Some(timeout) => messages.recv_timeout(timeout).ok(),
     }
 }
 

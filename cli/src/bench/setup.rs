@@ -76,6 +76,7 @@ fn row(client: &Client, test: &'static str, size: u64, span: std::time::Duration
         span,
         times,
         ceiling: None,
+        processor: None,
         verified: None,
         extra,
     })

@@ -11,7 +11,7 @@ use crate::failure::{Failure, Outcome};
 const LINE_BYTES_MAX: u64 = 64 << 10;
 
 /// Changes whenever an older end would not understand a newer one.
-pub(crate) const PROTOCOL: u64 = 1;
+pub(crate) const PROTOCOL: u64 = 2;
 
 /// One end of the conversation.
 pub(crate) struct Talk {

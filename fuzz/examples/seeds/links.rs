@@ -49,6 +49,21 @@ pub(crate) fn links() -> Seeds {
         ("shm-inline-then-ring", SHM, vec![hello(), ring, begun.clone(), record(6, [1, 2]), record(6, [9, 2])]),
         ("shm-abandon", SHM, vec![hello(), begun, record(7, [0]), next]),
         ("shm-more", SHM, vec![hello(), frame([0, 0, 2, 0, 1, 0, 0, 4], b"begun"), record(7, [3, 0, 0, 0, 0])]),
+        (
+            "shm-mailbox",
+            SHM,
+            vec![
+                hello(),
+                mailbox(&[letter(0x20, chunk(0, 0, 4)), letter(0x20, chunk(0, 2, 8)), letter(0x30, chunk(0, 4, 12))]),
+                chunk(0, 6, 16),
+            ],
+        ),
+        ("shm-mailbox-before-hello", SHM, vec![mailbox(&[letter(0x10, chunk(0, 0, 4))]), hello()]),
+        ("shm-mailbox-too-long", SHM, vec![hello(), mailbox(&[letter(0x22, chunk(0, 0, 4))])]),
+        ("shm-mailbox-later", SHM, vec![hello(), mailbox(&[letter(0x50, chunk(0, 0, 4))])]),
+        ("shm-mailbox-not-the-next", SHM, vec![hello(), mailbox(&[letter(0x21, chunk(0, 0, 4))]), chunk(0, 6, 16)]),
+        ("shm-mailbox-garbage", SHM, vec![hello(), mailbox(&[record(0x24, b"\x63garbage")])]),
+        ("shm-mailbox-twice", SHM, vec![hello(), mailbox(&[]), mailbox(&[])]),
         ("shm-freed", SHM, vec![hello(), record(7, [2, 2])]),
     ] {
         all.push((name.to_owned(), [vec![way], records.concat()].concat()));
@@ -98,6 +113,16 @@ fn beat() -> Vec<u8> {
 
 fn link_message(name: &str) -> Vec<u8> {
     link_messages().into_iter().find(|(known, _)| *known == name).map(|(_, bytes)| bytes).expect("a seed of that name")
+}
+
+/// A mailbox of letters.
+fn mailbox(letters: &[Vec<u8>]) -> Vec<u8> {
+    record(0x48, letters.concat())
+}
+
+/// A frame as a letter: after how many packets it comes is in the upper bits of `what`, what is wrong with it in the lower.
+fn letter(what: u8, frame: Vec<u8>) -> Vec<u8> {
+    record(what, &frame[3..])
 }
 
 /// A segment of a page; `how` it is shown is told by bits.

@@ -109,6 +109,8 @@ fn packets() -> Vec<(&'static str, Vec<u8>)> {
         ("abandon", whole(Packet::Abandon)),
         ("segment", whole(Packet::Segment { id: 7, len_bytes: 64 << 20 })),
         ("ring", whole(Packet::Ring { len_bytes: 1 << 20 })),
+        ("mailbox", whole(Packet::Mailbox { len_bytes: 16_512 })),
+        ("rung", whole(Packet::Rung)),
         ("forget", whole(Packet::Forget { id: 7 })),
         ("freed", whole(Packet::Freed { len_bytes: 65_536 })),
         ("kind-99", [&[99][..], &1_u64.to_le_bytes()].concat()),

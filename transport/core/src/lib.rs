@@ -11,6 +11,7 @@ pub mod egress;
 pub mod frame;
 pub mod inbound;
 pub mod integrity;
+pub mod landed;
 pub mod lane;
 pub mod limits;
 pub mod link;

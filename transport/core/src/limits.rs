@@ -139,6 +139,10 @@ pub const fn lane_window_bytes(lane: Lane) -> u64 {
     }
 }
 
+/// Ranges of one piece of memory that are known to have landed: a transfer's chunks, before those that follow each other are
+/// counted as one, and 80 KB of a message. What is over is not noted, and is sent again if it comes to that.
+pub const LANDED_RANGES_MAX: usize = 4_096;
+
 /// While a limit on what leaves binds, a transfer of at most so many bytes goes before longer ones of its lane, whoever they
 /// are for: cursors, tables and small parameters, each of which delays the others by less than a usual chunk does.
 pub const SHORT_BYTES_MAX: u64 = 64 << 10;

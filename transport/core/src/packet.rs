@@ -67,6 +67,13 @@ pub enum Packet<'a> {
         /// Its length.
         len_bytes: u64,
     },
+    /// The sender's mailbox; its descriptor comes along.
+    Mailbox {
+        /// Its length.
+        len_bytes: u64,
+    },
+    /// There is a letter in the sender's mailbox that the reader may not look for any more.
+    Rung,
     /// A segment that is not needed any more.
     Forget {
         /// Which.
@@ -110,6 +117,8 @@ const FREED: u8 = 9;
 const PLAIN: u8 = 10;
 const PROBE: u8 = 11;
 const PROBED: u8 = 12;
+const MAILBOX: u8 = 13;
+const RUNG: u8 = 14;
 
 impl<'a> Packet<'a> {
     /// The bytes without what is inline, which follows them.
@@ -131,6 +140,8 @@ impl<'a> Packet<'a> {
             Self::Abandon => put(ABANDON, &[], &[]),
             Self::Segment { id, len_bytes } => put(SEGMENT, &[], &[*id, *len_bytes]),
             Self::Ring { len_bytes } => put(RING, &[], &[*len_bytes]),
+            Self::Mailbox { len_bytes } => put(MAILBOX, &[], &[*len_bytes]),
+            Self::Rung => put(RUNG, &[], &[]),
             Self::Forget { id } => put(FORGET, &[], &[*id]),
             Self::Freed { len_bytes } => put(FREED, &[], &[*len_bytes]),
         }
@@ -186,6 +197,8 @@ impl<'a> Packet<'a> {
             ABANDON => numbers(rest, 0).map(|_| Self::Abandon)?,
             SEGMENT => numbers(rest, 2).map(|[id, len_bytes]| Self::Segment { id, len_bytes })?,
             RING => numbers(rest, 1).map(|[len_bytes, _]| Self::Ring { len_bytes })?,
+            MAILBOX => numbers(rest, 1).map(|[len_bytes, _]| Self::Mailbox { len_bytes })?,
+            RUNG => numbers(rest, 0).map(|_| Self::Rung)?,
             FORGET => numbers(rest, 1).map(|[id, _]| Self::Forget { id })?,
             FREED => numbers(rest, 1).map(|[len_bytes, _]| Self::Freed { len_bytes })?,
             _ => return Err(PacketError::Kind(Some(kind))),
@@ -214,6 +227,8 @@ mod tests {
             Packet::Abandon,
             Packet::Segment { id, len_bytes },
             Packet::Ring { len_bytes },
+            Packet::Mailbox { len_bytes },
+            Packet::Rung,
             Packet::Forget { id },
             Packet::Freed { len_bytes },
         ]

@@ -73,6 +73,24 @@ pub trait Link: Send {
     /// Sends what was submitted and takes in what has arrived, as far as that goes without waiting.
     fn poll(&mut self, intake: &mut Intake) -> Result<(), LinkError>;
 
+    /// Whether there is anything to look at other than [`Link::readiness`], for whoever looks instead of sleeping.
+    fn can_be_peeked(&self) -> bool {
+        false
+    }
+
+    /// Somebody begins to look, or stops. Ask [`Link::peek`] meanwhile, and once more after the end.
+    fn look(&mut self, _begins: bool) {}
+
+    /// Whether something has arrived that [`Link::readiness`] may not tell of. Costs next to nothing.
+    fn peek(&self) -> bool {
+        false
+    }
+
+    /// Takes in what [`Link::peek`] has seen, at least.
+    fn poll_peeked(&mut self, intake: &mut Intake) -> Result<(), LinkError> {
+        self.poll(intake)
+    }
+
     /// Whether everything that was submitted has left this process.
     fn is_drained(&self) -> bool;
 

@@ -20,6 +20,7 @@ pub mod messages;
 pub mod soak;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -37,6 +38,13 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The job of the suite's endpoints.
 pub const JOB: &str = "conformance";
+
+static BUSY_POLL_NS: AtomicU64 = AtomicU64::new(0);
+
+/// From here on all endpoints of the suite look for so long before they sleep.
+pub fn look_before_sleeping(busy_poll: Duration) {
+    BUSY_POLL_NS.store(busy_poll.as_nanos() as u64, Ordering::SeqCst);
+}
 
 /// Two endpoints that are connected; the second one's links can be broken.
 pub struct Pair {
@@ -80,6 +88,7 @@ pub fn start(
     let links = Flaky::new(make());
     let mut config = EndpointConfig::new(PeerId { rank, incarnation }, JOB);
     config.backends = vec![Arc::clone(&links) as Arc<dyn Backend>];
+    config.busy_poll = Duration::from_nanos(BUSY_POLL_NS.load(Ordering::SeqCst));
     change(&mut config);
     (Endpoint::start(config).expect("an endpoint"), links)
 }

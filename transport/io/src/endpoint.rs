@@ -1,13 +1,14 @@
 //! The endpoint: one process's end of all its connections.
 
 use std::sync::atomic::AtomicUsize;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use std::{fmt, io, thread};
 
 use bytes::Bytes;
 use xfer_transport_core::frame;
+use xfer_transport_core::landed::Landed;
 use xfer_transport_core::message::LinkRole;
 use xfer_transport_core::path::Request;
 use xfer_transport_core::ticket::Ticket;
@@ -23,14 +24,15 @@ use crate::flight::FlightRecord;
 use crate::grants::{Grant, random_u64};
 use crate::greeting::{Accepting, Pending, Side};
 use crate::hub::{Channel, Incoming, PeerEvent};
-use crate::limits::{ACCEPT_WAIT, FAREWELL, LINGER, REDIAL_EVERY, SHUTDOWN_REST};
+use crate::limits::{ACCEPT_WAIT, FAREWELL, LINGER, LOOKS_BEFORE_YIELD, REDIAL_EVERY, SHUTDOWN_REST};
 use crate::loans::{Borrowed, Loan};
 use crate::memory::{Region, Slice};
+use crate::peer::Peer;
 use crate::peers::Peers;
 use crate::shared::Shared;
 use crate::stats::{Stats, add};
 use crate::transfer::{Transfer, TransferHandle};
-use crate::worker::Worker;
+use crate::worker::{Looking, Worker};
 
 /// How a peer is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,6 +150,31 @@ impl Endpoint {
         })
     }
 
+    /// Writes what of `from` isn't there yet, as `landed` says, which is what the other end knows of its
+    /// [`crate::Region::landed`] memory: after this process, or another that wrote the same bytes, was gone in the middle of it. What is
+    /// said to be there is believed only as far as its checksums are those of `from`, which is read for that.
+    ///
+    /// One handle for each range that is missing; all bytes are there when all are done.
+    pub fn write_rest(
+        &self,
+        peer: PeerId,
+        from: &Slice,
+        to: RemoteSlice,
+        landed: &Landed,
+        lane: Lane,
+        deadline: Option<Deadline>,
+    ) -> Vec<TransferHandle> {
+        if from.len_bytes() != to.len_bytes() {
+            return vec![self.write(peer, from.clone(), to, lane, deadline)];
+        }
+        let missing = from.missing(landed, to.offset()).into_iter();
+        let parts = missing.filter_map(|range| {
+            let at = to.offset().checked_add(range.start)?;
+            Some((from.slice(range.clone())?, to.region().slice(at, range.end - range.start)?))
+        });
+        parts.map(|(from, to)| self.write(peer, from, to, lane, deadline)).collect()
+    }
+
     fn try_write(
         &self,
         peer: PeerId,
@@ -188,6 +215,35 @@ impl Endpoint {
             peer.kick();
         }
         receiver
+    }
+
+    /// The next message of a subscription; nothing at the end of all, or if there is none within `timeout`.
+    ///
+    /// With [`EndpointConfig::busy_poll`] the calling thread looks for it without sleeping for that long, and takes in by
+    /// itself what peers on this machine send meanwhile: no other thread has to run between a message and its receiver.
+    pub fn next(&self, messages: &Receiver<Incoming>, timeout: Option<Duration>) -> Option<Incoming> {
+        let started = Instant::now();
+        let busy_poll = self.0.shared.busy_poll.min(timeout.unwrap_or(Duration::MAX));
+        if !busy_poll.is_zero() {
+            let looking: Vec<Looking> = self.0.peers.all().iter().filter_map(Peer::look).collect();
+            let looks = if looking.is_empty() { 1 } else { LOOKS_BEFORE_YIELD };
+            while started.elapsed() < busy_poll {
+                for _ in 0..looks {
+                    looking.iter().for_each(Looking::once);
+                    match messages.try_recv() {
+                        Ok(message) => return Some(message),
+                        Err(TryRecvError::Disconnected) => return None,
+                        Err(TryRecvError::Empty) => {}
+                    }
+                }
+                // Whoever is to bring something may need this processor for it.
+                thread::yield_now();
+            }
+        }
+        match timeout {
+            None => messages.recv().ok(),
+            Some(timeout) => messages.recv_timeout(timeout.saturating_sub(started.elapsed())).ok(),
+        }
     }
 
     /// Lets `peer` read `from` where it lies, without a copy and however long it is, until it gives it back; whoever

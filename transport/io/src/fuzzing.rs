@@ -10,6 +10,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 use xfer_transport_core::limits::CHUNK_BYTES_MIN;
 use xfer_transport_core::message::{Hello, LinkRole};
+use xfer_transport_core::packet::Packet;
 use xfer_transport_core::{BackendId, PeerId, RegionId};
 
 use crate::backend::{shm, tcp};
@@ -117,6 +118,16 @@ impl LinkEnd {
         shm::put_packet(&self.socket, packet, Some(file.as_fd()))
     }
 
+    /// Shows a mailbox that holds these letters: of each its stamp, after how many packets it comes, how long it says to be,
+    /// and its bytes.
+    pub fn put_mailbox<'a>(&mut self, letters: impl IntoIterator<Item = ([u64; 3], &'a [u8])>) -> io::Result<()> {
+        let content = shm::forged_mailbox(letters);
+        let len_bytes = content.len() as u64;
+        let segment = Segment::create(len_bytes)?;
+        segment.fill(0, &Region::from_vec(content).all(), 0, len_bytes as usize);
+        shm::put_packet(&self.socket, &Packet::Mailbox { len_bytes }.encode_head(), Some(segment.as_fd()))
+    }
+
     /// Takes in everything that was put, and then the end of the connection.
     ///
     /// # Panics
@@ -150,7 +161,6 @@ mod tests {
     use xfer_transport_core::frame::{FrameHeader, FrameKind};
     use xfer_transport_core::limits::MESSAGE_BYTES_MAX;
     use xfer_transport_core::message::Greeting;
-    use xfer_transport_core::packet::Packet;
 
     use super::*;
 
@@ -184,6 +194,42 @@ mod tests {
                 assert_eq!((ended.is_introduced, ended.applied_bytes), (true, applied_bytes), "{over}: {ended:?}");
             }
         }
+    }
+
+    #[test]
+    fn letters_are_taken_in_turn_and_a_mailbox_that_lies_ends_the_link() {
+        let over = BackendId::Shm;
+        let chunk = |end: &LinkEnd, at: u64| {
+            let header = FrameHeader {
+                region: end.regions()[0].0,
+                transfer: 1 + at,
+                offset: at,
+                ..FrameHeader::for_payload(FrameKind::Data, b"chunk")
+            };
+            frame(over, header, b"chunk")
+        };
+        type Letters = Vec<([u64; 3], Vec<u8>)>;
+        let end = |letters: &dyn Fn(&LinkEnd) -> Letters| {
+            let mut end = LinkEnd::new(over, false).expect("sockets");
+            assert!(end.put(&greeting(over, &hello())));
+            let letters = letters(&end);
+            end.put_mailbox(letters.iter().map(|(numbers, bytes)| (*numbers, &bytes[..]))).expect("memory");
+            // The letters come after the two packets before it.
+            assert!(end.put(&chunk(&end, 10)));
+            end.finish()
+        };
+        let letter = |stamp: u64, after: u64, bytes: Vec<u8>| ([stamp, after, bytes.len() as u64], bytes);
+        let ended =
+            end(&|end| vec![letter(1, 2, chunk(end, 0)), letter(2, 2, chunk(end, 5)), letter(3, 3, chunk(end, 15))]);
+        assert_eq!((ended.is_introduced, ended.applied_bytes), (true, 20), "{ended:?}");
+        let ended = end(&|end| vec![letter(2, 2, chunk(end, 0))]);
+        assert_eq!(ended.applied_bytes, 5, "a letter that is not the next is none: {ended:?}");
+        let ended = end(&|end| vec![([1, 2, 233], chunk(end, 0))]);
+        assert!(ended.reason.contains("longer than any"), "{ended:?}");
+        let ended = end(&|end| vec![letter(1, 4, chunk(end, 0))]);
+        assert!(ended.reason.contains("packets which were not sent"), "{ended:?}");
+        let ended = end(&|_| vec![letter(1, 2, vec![99])]);
+        assert!(ended.reason.contains("unknown kind of packet"), "{ended:?}");
     }
 
     #[test]

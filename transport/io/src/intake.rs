@@ -13,9 +13,10 @@ use xfer_transport_core::path::{LinkId, TransferId};
 
 use crate::backend::LinkError;
 use crate::grants::{Entry, Grants};
-use crate::memory::{Slice, View};
+use crate::memory::{Slice, View, Writing};
 use crate::peer::Peer;
 use crate::stats::{Counters, add};
+use crate::unsummed::sums;
 
 /// The one place through which a link writes granted memory. Whoever ends a transfer or a grant empties it; the link
 /// holds its lock during every single copy.
@@ -32,6 +33,7 @@ struct Target {
     offset: u64,
     memory: Slice,
     entry: Arc<Entry>,
+    writing: Writing,
 }
 
 /// Takes in what arrives on one link.
@@ -181,7 +183,8 @@ impl Intake {
                     match table.look_up(RegionId(header.region), peer.id(), header.offset, header.len_bytes) {
                         Ok((entry, memory)) => {
                             wanted = true;
-                            self.slot.fill(Target { transfer, offset: header.offset, memory, entry });
+                            let writing = memory.begin_to_write();
+                            self.slot.fill(Target { transfer, offset: header.offset, memory, entry, writing });
                         }
                         Err(refusal) => {
                             inbound.abandoned(self.link);
@@ -204,18 +207,29 @@ impl Intake {
     /// Lets `copy` put the chunk's bytes from `at` on where they belong; it returns how many it put. It must not
     /// wait: a fence waits for it.
     pub fn place<E>(&mut self, at: usize, copy: impl FnOnce(Landing<'_>) -> Result<usize, E>) -> Result<usize, E> {
-        let Some(chunk) = &mut self.chunk else { return copy(Landing::Discard) };
+        self.place_summed(|landing, crc32c| {
+            let Landing::Memory(memory) = landing else { return Ok((copy(landing)?, crc32c)) };
+            let copied = copy(Landing::Memory(memory))?;
+            // Summed from where they landed, while they are still in the cache.
+            Ok((copied, if sums() { memory.crc32c_append(crc32c, at, copied) } else { 0 }))
+        })
+    }
+
+    /// The same for one who sums what it puts: it is given the sum of what came before, and returns that of all.
+    pub(crate) fn place_summed<E>(
+        &mut self,
+        copy: impl FnOnce(Landing<'_>, u32) -> Result<(usize, u32), E>,
+    ) -> Result<usize, E> {
+        let Some(chunk) = &mut self.chunk else { return copy(Landing::Discard, 0).map(|(copied, _)| copied) };
         let target = self.slot.lock();
         match &*target {
             Some(target) if chunk.wanted => {
-                let copied = copy(Landing::Memory(&target.memory))?;
-                // Summed from where they landed, while they are still in the cache.
-                let landed = copied.min(target.memory.len_bytes() as usize - at);
-                chunk.crc32c = target.memory.crc32c_append(chunk.crc32c, at, landed);
+                let (copied, crc32c) = copy(Landing::Memory(&target.memory), chunk.crc32c)?;
+                chunk.crc32c = if sums() { crc32c } else { 0 };
                 Ok(copied)
             }
             _ => {
-                let copied = copy(Landing::Discard)?;
+                let (copied, _) = copy(Landing::Discard, chunk.crc32c)?;
                 add(&self.counters.late_bytes, copied as u64);
                 Ok(copied)
             }
@@ -270,6 +284,7 @@ impl Intake {
             }
         } else if inbound.applied(self.link, chunk.crc32c) {
             target.entry.add_received(chunk.header.len_bytes);
+            target.writing.finish(chunk.crc32c);
             self.counters.received(chunk.header.lane, chunk.header.len_bytes);
             self.acks.push(Ack { transfer, offset, crc32c: chunk.crc32c });
         }

@@ -51,10 +51,13 @@ mod peers;
 mod shared;
 mod stats;
 mod transfer;
+#[doc(hidden)]
+pub mod unsummed;
 mod wake;
 mod worker;
 
 pub use xfer_transport_core as core;
+pub use xfer_transport_core::landed::Landed;
 pub use xfer_transport_core::message::{LoanRefusal, Refusal, RejectReason};
 pub use xfer_transport_core::path::WriteError;
 pub use xfer_transport_core::ticket::TicketError;

@@ -5,7 +5,9 @@
 )]
 
 mod arena;
+mod copy;
 mod fetch;
+mod landed;
 mod segment;
 
 use std::alloc::{Layout, alloc, dealloc};
@@ -13,12 +15,14 @@ use std::any::Any;
 use std::fmt;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use xfer_transport_core::integrity;
+use xfer_transport_core::landed::Landed;
 
 pub(crate) use fetch::fetch;
+pub(crate) use landed::Writing;
 pub(crate) use segment::{Segment, View, Views, dropped_segments};
 
 /// Memory is aligned to pages, so that registering it never covers a neighbour.
@@ -40,6 +44,8 @@ struct RegionInner {
     len_bytes: u64,
     /// Where it lies in memory that a peer on this machine can be shown.
     shared: Option<(Arc<Segment>, u64)>,
+    /// What of it peers have written.
+    landed: Mutex<Landed>,
     /// Dropped last: it may be what `start` points into.
     _owner: Box<dyn Any + Send + Sync>,
 }
@@ -139,13 +145,21 @@ impl Region {
     }
 
     fn new(start: NonNull<u8>, len_bytes: u64, owner: Box<dyn Any + Send + Sync>) -> Self {
-        Self(Arc::new(RegionInner { start, len_bytes, shared: None, _owner: owner }))
+        Self::with(start, len_bytes, None, owner)
+    }
+
+    fn with(
+        start: NonNull<u8>,
+        len_bytes: u64,
+        shared: Option<(Arc<Segment>, u64)>,
+        owner: Box<dyn Any + Send + Sync>,
+    ) -> Self {
+        Self(Arc::new(RegionInner { start, len_bytes, shared, landed: Mutex::default(), _owner: owner }))
     }
 
     /// `len_bytes` bytes at `at` of a segment, which has them, until `owner` is dropped.
     fn of_segment(segment: Arc<Segment>, at: u64, len_bytes: u64, owner: Box<dyn Any + Send + Sync>) -> Self {
-        let start = segment.at(at);
-        Self(Arc::new(RegionInner { start, len_bytes, shared: Some((segment, at)), _owner: owner }))
+        Self::with(segment.at(at), len_bytes, Some((segment, at)), owner)
     }
 
     /// Memory of somebody else, kept alive by `owner`.
@@ -168,7 +182,7 @@ impl Region {
             None => return Err(MemoryError::Null(len_bytes)),
         };
         let shared = if len_bytes > 0 { arena::find(start.as_ptr(), len_bytes) } else { None };
-        Ok(Self(Arc::new(RegionInner { start, len_bytes, shared, _owner: owner })))
+        Ok(Self::with(start, len_bytes, shared, owner))
     }
 
     /// The bytes of a vector.
@@ -216,7 +230,9 @@ impl Region {
         let len_bytes = bytes.len() as u64;
         let out_of_bounds = MemoryError::OutOfBounds { offset, len_bytes, region_bytes: self.len_bytes() };
         let end = offset.checked_add(len_bytes).ok_or(out_of_bounds)?;
-        self.slice(offset..end).ok_or(out_of_bounds)?.copy_from(0, bytes);
+        let slice = self.slice(offset..end).ok_or(out_of_bounds)?;
+        self.lock_landed().forget(&(offset..end));
+        slice.copy_from(0, bytes);
         Ok(())
     }
 

@@ -25,7 +25,7 @@ use crate::peers::Peers;
 use crate::shared::Shared;
 use crate::stats::{add, subtract};
 use crate::transfer::{Source, Transfer, TransferHandle, Transferred};
-use crate::worker::Worker;
+use crate::worker::{Looking, Worker};
 
 /// Who is at the other end, as it introduced itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,6 +169,13 @@ impl Peer {
         link.and_then(|link| lock(&self.links).get(&link).map(|worker| worker.backend())) == Some(BackendId::Shm)
     }
 
+    /// Looks for messages of it, for a thread that waits for one; nothing where they can't be seen before the kernel says so.
+    pub(crate) fn look(self: &Arc<Self>) -> Option<Looking> {
+        let link = self.path().message_link()?;
+        let worker = lock(&self.links).get(&link).cloned()?;
+        Looking::at(worker, Arc::clone(self))
+    }
+
     /// An adopted link begins to carry.
     pub(crate) fn link_opened(self: &Arc<Self>, worker: &Worker) {
         // It may have been gone again by then, and a path without the peer has no use for links; nor for those that carry
@@ -300,14 +307,19 @@ impl Peer {
         if events.is_none() && messages.is_none() && data.is_empty() {
             return;
         }
-        let links = lock(&self.links).clone();
-        if let Some(worker) = events.and_then(|link| links.get(&link)) {
+        let (events, messages, data) = {
+            let links = lock(&self.links);
+            let worker = |link: LinkId| links.get(&link).cloned();
+            let data: Vec<Arc<Worker>> = data.into_iter().filter_map(worker).collect();
+            (events.and_then(worker), messages.and_then(worker), data)
+        };
+        if let Some(worker) = events {
             worker.wake();
         }
-        if let Some(worker) = messages.and_then(|link| links.get(&link)) {
+        if let Some(worker) = messages {
             worker.poke(true);
         }
-        for worker in data.iter().filter_map(|link| links.get(link)) {
+        for worker in data {
             if worker.poke(small) && small {
                 break;
             }

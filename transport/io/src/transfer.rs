@@ -254,6 +254,11 @@ impl Source {
         self.slice.len_bytes()
     }
 
+    /// How many bytes the whole transfer has.
+    pub(crate) fn transfer_bytes(&self) -> u64 {
+        self.transfer.len_bytes
+    }
+
     /// The bytes, unless they must not be read any more. Hold what this returns while reading, and never wait
     /// meanwhile: a cancel waits for it.
     pub fn read(&self) -> Option<Reading<'_>> {

@@ -1,5 +1,6 @@
 //! The thread of one link: takes in what arrives, asks the path what to send, keeps the link alive.
 
+mod look;
 pub(crate) mod pulse;
 mod receive;
 mod send;
@@ -7,7 +8,7 @@ mod send;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 use std::{io, thread};
@@ -31,6 +32,8 @@ use crate::shared::{Running, Shared};
 use crate::wake::Wake;
 use crate::worker::pulse::Pulse;
 
+pub(crate) use self::look::Looking;
+
 type Readiness = Arc<dyn AsFd + Send + Sync>;
 
 /// One link and its thread.
@@ -46,6 +49,10 @@ pub(crate) struct Worker {
     /// Whether the link would send more if it had something.
     hungry: AtomicBool,
     wish: AtomicU8,
+    /// Whether there is something to look at before the kernel says so.
+    can_be_peeked: bool,
+    /// Threads other than its own that look for what arrives: it needs not, then.
+    callers: AtomicUsize,
     /// When its thread last came around, in nanoseconds of the endpoint's clock.
     came_around: AtomicU64,
     inside: Mutex<Inside>,
@@ -67,6 +74,10 @@ struct Inside {
     paced_until: Option<Time>,
     /// Why the link is over, once what arrived before has been dealt with.
     failed: Option<LinkError>,
+    /// Why it is over, as another thread has found: the link's own is to end it.
+    over: Option<DownReason>,
+    /// Threads that look for what arrives.
+    lookers: usize,
 }
 
 /// What is wished of a link's thread.
@@ -108,6 +119,8 @@ impl Worker {
             process: link.process(),
             hungry: AtomicBool::new(false),
             wish: AtomicU8::new(Wish::Run as u8),
+            can_be_peeked: link.can_be_peeked(),
+            callers: AtomicUsize::new(0),
             came_around: AtomicU64::new(shared.now().as_nanos()),
             inside: Mutex::new(Inside {
                 link,
@@ -119,6 +132,8 @@ impl Worker {
                 held: None,
                 paced_until: None,
                 failed: None,
+                over: None,
+                lookers: 0,
             }),
         }))
     }
@@ -192,12 +207,19 @@ impl Worker {
             }
         };
         let all = self.send(&mut inside, self.shared.now(), INLINE_BYTES_MAX);
-        // The thread sleeps on what the link waited for before this.
-        let interest = inside.link.interest();
-        if !all || interest.writable || interest.at_once || inside.held.is_some() || inside.paced_until.is_some() {
+        if !all {
             self.wake.wake();
         }
+        self.wake_if_waiting(&inside);
         true
+    }
+
+    /// Something was sent by another thread: the link's own sleeps on what the link waited for before that.
+    fn wake_if_waiting(&self, inside: &Inside) {
+        let interest = inside.link.interest();
+        if interest.writable || interest.at_once || inside.held.is_some() || inside.paced_until.is_some() {
+            self.wake.wake();
+        }
     }
 
     // The thread.
@@ -283,12 +305,21 @@ impl Worker {
     /// Takes in what has arrived, looks at the time, sends what can be sent. There is news if that may give other links
     /// something to do.
     fn turn(&self, news: &mut bool) -> Result<Option<Greeting>, DownReason> {
-        let mut inside = self.lock();
-        let inside = &mut *inside;
+        self.turn_of(&mut self.lock(), news, false)
+    }
+
+    /// The same by whoever has the lock, and with `peeked` for what was seen without the kernel's help alone.
+    fn turn_of(&self, inside: &mut Inside, news: &mut bool, peeked: bool) -> Result<Option<Greeting>, DownReason> {
+        if let Some(reason) = inside.over.take() {
+            return Err(reason);
+        }
         if let Some(error) = &inside.failed {
             return Err(error.into());
         }
-        let polled = inside.link.poll(&mut inside.intake);
+        let polled = match peeked {
+            true => inside.link.poll_peeked(&mut inside.intake),
+            false => inside.link.poll(&mut inside.intake),
+        };
         let now = self.shared.now();
         if std::mem::take(&mut inside.intake.heard_bytes) > 0 {
             inside.machine.heard(now);
@@ -345,20 +376,6 @@ impl Worker {
         if !self.look(interest, timeout) {
             self.wait(interest, timeout);
         }
-    }
-
-    /// Looks whether there is something to do without sleeping, as long as it was told to.
-    fn look(&self, interest: Interest, timeout: Duration) -> bool {
-        let least = self.shared.busy_poll.min(timeout);
-        let started = Instant::now();
-        while started.elapsed() < least {
-            if self.wait(interest, Duration::ZERO) {
-                return true;
-            }
-            // Whoever is to bring something may need this processor for it.
-            thread::yield_now();
-        }
-        false
     }
 
     /// Sleeps until there is something to do, and says whether there is.

@@ -61,7 +61,7 @@ fn a_route_says_how_ordinary_memory_goes_and_why() {
     let free = manner(&make);
     // A process may always read itself, unless the call is not there at all.
     match free.copies {
-        1 => assert_eq!(free.sentence, "fetched with process_vm_readv"),
+        1 => assert_eq!(free.sentence, "fetched with process_vm_readv, and from 16 MiB on through a ring"),
         _ => assert!(free.sentence.contains("process_vm_readv on this process"), "{free:?}"),
     }
 }

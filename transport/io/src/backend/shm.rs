@@ -7,10 +7,14 @@
 //!
 //! What lies in the arena ([`crate::Region::shared`]) is copied once, by the receiver. Other memory goes through a small
 //! ring that the sender fills and the receiver empties. The ring's positions travel in packets, so no word of shared
-//! memory is ever agreed on by two processes: the kernel's socket orders everything, there is nothing to spin on, and
-//! nothing lock-free to get wrong.
+//! memory is agreed on by two processes: the kernel's socket orders everything, and there is nothing to spin on.
+//!
+//! Whoever is told to look instead of sleeping ([`crate::EndpointConfig::busy_poll`]) has something to look at: while it does,
+//! small packets lie in a mailbox that both ends see (`mailbox.rs`), and cost no system call.
 
 mod link;
+mod mail;
+mod mailbox;
 mod receive;
 mod send;
 mod socket;
@@ -169,6 +173,8 @@ pub(crate) fn link_on(socket: OwnedFd) -> Box<dyn Link> {
 pub(crate) fn put_packet(socket: &OwnedFd, packet: &[u8], file: Option<BorrowedFd<'_>>) -> io::Result<()> {
     socket::send(socket, packet, &[], file)
 }
+
+pub(crate) use mailbox::forged as forged_mailbox;
 
 /// Whether the other end runs as the same user: names of this kind have no permissions, so anybody may call.
 fn is_ours(socket: &OwnedFd) -> io::Result<bool> {

@@ -122,6 +122,20 @@ impl FlakyLink {
     fn is_paused(&self) -> bool {
         self.paused.load(Ordering::SeqCst)
     }
+
+    /// Stands still while it is to, and fails if it is cut.
+    fn wait_or_fail(&self) -> Result<(), LinkError> {
+        if self.switches.cut.load(Ordering::SeqCst) {
+            return Err(io::Error::from(io::ErrorKind::ConnectionReset).into());
+        }
+        let until = Instant::now() + PATIENCE;
+        while self.is_paused() && Instant::now() < until {
+            self.switches.stands.store(true, Ordering::SeqCst);
+            std::thread::sleep(NOTICED_AFTER);
+        }
+        self.switches.stands.store(false, Ordering::SeqCst);
+        Ok(())
+    }
 }
 
 impl Link for FlakyLink {
@@ -138,16 +152,25 @@ impl Link for FlakyLink {
     }
 
     fn poll(&mut self, intake: &mut Intake) -> Result<(), LinkError> {
-        if self.switches.cut.load(Ordering::SeqCst) {
-            return Err(io::Error::from(io::ErrorKind::ConnectionReset).into());
-        }
-        let until = Instant::now() + PATIENCE;
-        while self.is_paused() && Instant::now() < until {
-            self.switches.stands.store(true, Ordering::SeqCst);
-            std::thread::sleep(NOTICED_AFTER);
-        }
-        self.switches.stands.store(false, Ordering::SeqCst);
+        self.wait_or_fail()?;
         self.link.poll(intake)
+    }
+
+    fn can_be_peeked(&self) -> bool {
+        self.link.can_be_peeked()
+    }
+
+    fn look(&mut self, begins: bool) {
+        self.link.look(begins);
+    }
+
+    fn peek(&self) -> bool {
+        self.link.peek()
+    }
+
+    fn poll_peeked(&mut self, intake: &mut Intake) -> Result<(), LinkError> {
+        self.wait_or_fail()?;
+        self.link.poll_peeked(intake)
     }
 
     fn is_drained(&self) -> bool {

@@ -16,7 +16,9 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap};
 
 use xfer_transport_core::integrity;
 
+use super::copy::copy_and_sum;
 use super::{Mapping, Slice};
+use crate::limits::STREAM_BYTES_MIN;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 static DROPPED: AtomicU64 = AtomicU64::new(0);
@@ -67,6 +69,11 @@ impl Segment {
         Ok(fallocate(&self.file, FallocateFlags::empty(), at, len_bytes.max(1))?)
     }
 
+    /// All of it as words that others may read meanwhile.
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        words(&self.mapping)
+    }
+
     /// Makes a range zero.
     pub(crate) fn clear(&self, at: u64, len_bytes: u64) {
         let (at, len) = clip(self.mapping.len, at as usize, len_bytes as usize);
@@ -96,7 +103,7 @@ impl Drop for Segment {
     }
 }
 
-/// Memory of a peer on this machine. Its bytes may change at any time, so no reference to them is ever handed out.
+/// Memory of a peer on this machine. Its bytes may change at any time, so no reference to them is ever handed out but as atomics.
 #[derive(Debug)]
 pub(crate) struct View(Mapping);
 
@@ -123,6 +130,12 @@ impl View {
         self.0.start.as_ptr()
     }
 
+    /// All of it as words, which its owner may change at any time. They are for relaxed loads alone, which is what memory
+    /// that can't be written allows for.
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        words(&self.0)
+    }
+
     /// A copy of `len` bytes from `at`; what would leave the view is left out.
     pub(crate) fn copy_to_vec(&self, at: usize, len: usize) -> Vec<u8> {
         let (at, len) = clip(self.0.len, at, len);
@@ -141,13 +154,15 @@ impl View {
         integrity::crc32c(bytes)
     }
 
-    /// Copies `len` bytes from `at` to `into_at` of `into`; what would leave either is left out.
-    pub(crate) fn copy_to(&self, at: usize, len: usize, into: &Slice, into_at: usize) {
+    /// Copies `len` bytes from `at` to `into_at` of `into`, and returns CRC-32C of what `crc32c` covers followed by them;
+    /// what would leave either is left out.
+    pub(crate) fn copy_to(&self, at: usize, len: usize, into: &Slice, into_at: usize, crc32c: u32) -> u32 {
         let (at, len) = clip(self.0.len, at, len);
         let (into_at, len) = into.clip(into_at, len);
+        let streams = into.region().len_bytes() >= STREAM_BYTES_MIN;
         // SAFETY: both ranges were clipped to what is there, and a peer's memory is mapped beside ours; even if it is
         // ours, mapped a second time, the bytes are only copied, and checksums say what came of it.
-        unsafe { into.as_ptr().add(into_at).copy_from(self.0.start.as_ptr().add(at), len) };
+        unsafe { copy_and_sum(self.0.start.as_ptr().add(at), into.as_ptr().add(into_at), len, crc32c, streams) }
     }
 }
 
@@ -170,6 +185,12 @@ impl Views {
         views.insert(key, Arc::downgrade(&view));
         Ok(view)
     }
+}
+
+fn words(mapping: &Mapping) -> &[AtomicU64] {
+    // SAFETY: the mapping begins with a page, has whole words as counted here, and lives as long as what is returned. Whoever
+    // else knows these words may change them: they are read and written as atomics only.
+    unsafe { std::slice::from_raw_parts(mapping.start.as_ptr().cast(), mapping.len / size_of::<u64>()) }
 }
 
 fn map(file: &OwnedFd, len: usize, access: ProtFlags) -> io::Result<Mapping> {
@@ -201,7 +222,8 @@ mod tests {
         let view = Views::default().map(&passed(&segment), 10_000).unwrap();
         segment.fill(9_998, &Region::from_vec(vec![1, 2, 3]).all(), 0, 3);
         let into = Region::allocate(4).unwrap();
-        view.copy_to(9_997, 4, &into.all(), 0);
+        let sum = view.copy_to(9_997, 4, &into.all(), 0, 0);
+        assert_eq!(sum, integrity::crc32c(&[0, 1, 2]));
         assert_eq!(into.copy_to_vec(), [0, 1, 2, 0], "what leaves the segment is left out");
     }
 

@@ -45,7 +45,24 @@ impl Link for ShmLink {
     }
 
     fn poll(&mut self, intake: &mut Intake) -> Result<(), LinkError> {
-        self.receiver.receive(&self.socket, &mut self.sender, intake)?;
+        self.receiver.receive(&self.socket, &mut self.sender, intake, false)?;
+        self.sender.advance(&self.socket)
+    }
+
+    fn can_be_peeked(&self) -> bool {
+        true
+    }
+
+    fn look(&mut self, begins: bool) {
+        self.sender.look(&self.socket, begins);
+    }
+
+    fn peek(&self) -> bool {
+        self.sender.mail.peek()
+    }
+
+    fn poll_peeked(&mut self, intake: &mut Intake) -> Result<(), LinkError> {
+        self.receiver.receive(&self.socket, &mut self.sender, intake, true)?;
         self.sender.advance(&self.socket)
     }
 

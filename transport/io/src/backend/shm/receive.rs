@@ -11,6 +11,7 @@ use xfer_transport_core::frame::{FrameHeader, FrameKind};
 use xfer_transport_core::limits::{FRAME_HEADER_BYTES, PACKET_INLINE_BYTES_MAX};
 use xfer_transport_core::packet::Packet;
 
+use super::mailbox::{LETTER_BYTES_MAX, Taken};
 use super::send::Sender;
 use super::socket;
 use crate::backend::LinkError;
@@ -22,12 +23,18 @@ use crate::memory::{Region, View, Views, fetch};
 /// the kernel copies, four times as much cost the receiver a fifth more.
 const PART_BYTES: usize = 128 << 10;
 
+/// A packet is on the socket before a letter says that it comes after it.
+const TOO_EARLY: &str = "a letter that comes after packets which were not sent";
+
 /// The longest packet: a kind, a header, and what may be inline.
 const PACKET_BYTES_MAX: usize = 1 + FRAME_HEADER_BYTES + PACKET_INLINE_BYTES_MAX;
 
 pub(super) struct Receiver {
     views: Arc<Views>,
     buffer: Box<[u8; PACKET_BYTES_MAX]>,
+    letter: [u8; LETTER_BYTES_MAX],
+    /// A packet in the buffer, with what came along, which letters come before.
+    received: Option<(usize, Option<OwnedFd>)>,
     /// The other end's process, if bytes may be fetched from it.
     pid: Option<Pid>,
     pull: Pull,
@@ -49,22 +56,62 @@ enum Frame {
     Message { header: FrameHeader, payload: BytesMut },
 }
 
+/// Where the next packet lies.
+enum Next {
+    Letter(usize),
+    Packet(usize, Option<OwnedFd>),
+}
+
 impl Receiver {
     pub(super) fn new(views: Arc<Views>, pid: Option<Pid>) -> Self {
         let pull = Pull { frame: Frame::None, ring: None, segments: HashMap::new() };
-        Self { views, buffer: Box::new([0; PACKET_BYTES_MAX]), pid, pull, more: false }
+        let (buffer, letter) = (Box::new([0; PACKET_BYTES_MAX]), [0; LETTER_BYTES_MAX]);
+        Self { views, buffer, letter, received: None, pid, pull, more: false }
     }
 
     pub(super) fn has_more(&self) -> bool {
         self.more
     }
 
-    /// Receives until nothing is left, the budget is used up, or somebody has to look at what arrived.
+    /// The next packet, in the order in which they were sent: a letter, with nothing along, or one of the socket.
+    fn next(&mut self, socket: &OwnedFd, sender: &mut Sender, letters_only: bool) -> Result<Option<Next>, LinkError> {
+        loop {
+            let taken = sender.mail.take(&mut self.letter)?;
+            if let Taken::Letter(len) = taken {
+                return Ok(Some(Next::Letter(len)));
+            }
+            match self.received.take() {
+                Some((0, _)) if taken == Taken::Later => return Err(violation(TOO_EARLY)),
+                // What follows it doesn't come any more.
+                Some((0, _)) => return Err(LinkError::Closed),
+                Some((len, file)) => {
+                    sender.mail.received += 1;
+                    return Ok(Some(Next::Packet(len, file)));
+                }
+                None if letters_only && taken == Taken::Nothing => return Ok(None),
+                None => {}
+            }
+            match socket::receive(socket, &mut self.buffer[..]) {
+                // Letters that were written before it was sent can be seen from here on.
+                Ok(received) => self.received = Some(received),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && taken == Taken::Later => {
+                    return Err(violation(TOO_EARLY));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Receives until nothing is left, the budget is used up, or somebody has to look at what arrived; or until there is no
+    /// letter.
     pub(super) fn receive(
         &mut self,
         socket: &OwnedFd,
         sender: &mut Sender,
         intake: &mut Intake,
+        letters_only: bool,
     ) -> Result<(), LinkError> {
         let mut budget = READ_BUDGET_BYTES;
         loop {
@@ -72,15 +119,14 @@ impl Receiver {
             if self.more {
                 return Ok(());
             }
-            let (got, file) = match socket::receive(socket, &mut self.buffer[..]) {
-                Ok((0, _)) => return Err(LinkError::Closed),
-                Ok(received) => received,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error.into()),
+            let (packet, file) = match self.next(socket, sender, letters_only)? {
+                None => return Ok(()),
+                Some(Next::Letter(len)) => (&self.letter[..len], None),
+                Some(Next::Packet(len, file)) => (&self.buffer[..len], file),
             };
+            let got = packet.len();
             intake.heard(got);
-            let packet = Packet::decode(&self.buffer[..got]).map_err(|error| violation(&error.to_string()))?;
+            let packet = Packet::decode(packet).map_err(|error| violation(&error.to_string()))?;
             let moved = match packet {
                 Packet::Segment { id, len_bytes } => {
                     let view = self.map(file, len_bytes)?;
@@ -93,6 +139,13 @@ impl Receiver {
                         return Err(violation("a second ring, or a larger one than there is"));
                     }
                     self.pull.ring = Some(self.map(file, len_bytes)?);
+                    0
+                }
+                Packet::Mailbox { len_bytes } => {
+                    if !sender.mail.admits(len_bytes) {
+                        return Err(violation("a second mailbox, or one of another size"));
+                    }
+                    sender.mail.shown(self.map(file, len_bytes)?);
                     0
                 }
                 Packet::Freed { len_bytes } => {
@@ -166,6 +219,8 @@ impl Pull {
             Packet::Staged { .. }
             | Packet::Segment { .. }
             | Packet::Ring { .. }
+            | Packet::Mailbox { .. }
+            | Packet::Rung
             | Packet::Freed { .. }
             | Packet::Plain { .. }
             | Packet::Probe { .. }
@@ -243,11 +298,12 @@ impl Pull {
         while done < wanted {
             let part = (wanted - done).min(PART_BYTES);
             // What is not wanted any more is not read either: its owner may use it for something else by now.
-            intake.place(*at, |landing| {
-                if let Landing::Memory(memory) = landing {
-                    view.copy_to(from as usize + done, part, memory, *at);
-                }
-                Ok::<_, LinkError>(part)
+            intake.place_summed(|landing, crc32c| {
+                let summed = match landing {
+                    Landing::Memory(memory) => view.copy_to(from as usize + done, part, memory, *at, crc32c),
+                    Landing::Discard => crc32c,
+                };
+                Ok::<_, LinkError>((part, summed))
             })?;
             done += part;
             *at += part;

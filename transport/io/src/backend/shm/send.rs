@@ -10,11 +10,13 @@ use xfer_transport_core::frame::FrameHeader;
 use xfer_transport_core::limits::PACKET_INLINE_BYTES_MAX;
 use xfer_transport_core::packet::Packet;
 
+use super::mail::Mail;
+use super::mailbox::Put;
 use super::socket;
 use crate::backend::{LinkError, Manner, Op};
 use crate::grants::random_u64;
-use crate::limits::{RING_BYTES, SEGMENTS_MAX};
-use crate::memory::{Segment, dropped_segments};
+use crate::limits::{RING_BYTES, SEGMENTS_MAX, STREAM_BYTES_MIN};
+use crate::memory::{Segment, Slice, dropped_segments};
 use crate::transfer::Source;
 
 /// Most that is staged at once: a quarter of the ring, so that filling and emptying overlap.
@@ -22,6 +24,9 @@ const PART_BYTES: u64 = RING_BYTES / 4;
 
 /// What is read of the peer's ring before it is told without waiting for anything else to say.
 const OWED_BYTES: u64 = RING_BYTES / 4;
+
+/// How ordinary memory goes where it can be fetched.
+const FETCHED: &str = "fetched with process_vm_readv, and from 16 MiB on through a ring";
 
 #[derive(Default)]
 pub(super) struct Sender {
@@ -39,6 +44,9 @@ pub(super) struct Sender {
     /// What the peer is to be told of its own memory.
     answer: Option<u32>,
     reach: Reach,
+    pub(super) mail: Mail,
+    /// A letter lies in our box that nobody looks for.
+    rings: bool,
     /// Why nothing more can be sent; said at the next advance.
     failed: Option<LinkError>,
 }
@@ -69,6 +77,8 @@ struct Outgoing {
     head: Vec<u8>,
     inline: Bytes,
     file: Option<Arc<Segment>>,
+    /// It has no place in a mailbox.
+    needs_socket: bool,
 }
 
 /// Positions count bytes since the ring was made; what lies between the two is the peer's to read.
@@ -104,14 +114,16 @@ impl Sender {
                 self.to_show = self.to_show.take().filter(|segment| !seen(segment) && self.shown.len() < SEGMENTS_MAX);
                 Sending::Message { header, payload, at: None }
             }
-            Op::Chunk { header, source } => match source.read().map(|reading| self.way_of(reading.slice())) {
-                // Nobody wants it any more, and nothing of it has left.
-                None => return Ok(()),
-                Some(Way::Inline(payload)) => Sending::Message { header, payload, at: None },
-                Some(Way::Lent) => Sending::Lent { header, source },
-                Some(Way::Plain) => Sending::Plain { header, source },
-                Some(Way::Staged) => Sending::Staged { header, source, at: None },
-            },
+            Op::Chunk { header, source } => {
+                match source.read().map(|reading| self.way_of(reading.slice(), source.transfer_bytes())) {
+                    // Nobody wants it any more, and nothing of it has left.
+                    None => return Ok(()),
+                    Some(Way::Inline(payload)) => Sending::Message { header, payload, at: None },
+                    Some(Way::Lent) => Sending::Lent { header, source },
+                    Some(Way::Plain) => Sending::Plain { header, source },
+                    Some(Way::Staged) => Sending::Staged { header, source, at: None },
+                }
+            }
         });
         if let Err(error) = self.advance(socket) {
             self.failed = Some(error);
@@ -119,12 +131,13 @@ impl Sender {
         Ok(())
     }
 
-    fn way_of(&self, slice: &crate::Slice) -> Way {
+    fn way_of(&self, slice: &Slice, transfer_bytes: u64) -> Way {
         let shown = |segment: &Segment| self.shown.contains_key(&segment.id()) || self.shown.len() < SEGMENTS_MAX;
         match slice.shared() {
             _ if slice.len_bytes() <= PACKET_INLINE_BYTES_MAX as u64 => Way::Inline(slice.copy_to_vec().into()),
             Some((segment, _)) if shown(segment) => Way::Lent,
-            _ if matches!(self.reach, Reach::Yes) => Way::Plain,
+            // What is longer goes faster through the ring: its second copy is in the caches, and the first past them.
+            _ if matches!(self.reach, Reach::Yes) && transfer_bytes < STREAM_BYTES_MIN => Way::Plain,
             _ => Way::Staged,
         }
     }
@@ -151,7 +164,7 @@ impl Sender {
         let ring = |why: String| Manner { copies: 2, sentence: format!("through a ring ({why})") };
         match self.reach {
             Reach::Untried | Reach::Asked { .. } => ring("process_vm_readv was not needed yet".into()),
-            Reach::Yes => Manner { copies: 1, sentence: "fetched with process_vm_readv".into() },
+            Reach::Yes => Manner { copies: 1, sentence: FETCHED.into() },
             Reach::No(errno) => {
                 let error = io::Error::from_raw_os_error(errno as i32);
                 ring(format!("the peer can't use process_vm_readv on this process: {error}"))
@@ -173,6 +186,15 @@ impl Sender {
         Ok(())
     }
 
+    /// Somebody looks for letters from here on, or nobody does.
+    pub(super) fn look(&mut self, socket: &OwnedFd, begins: bool) {
+        self.mail.look(begins);
+        if begins && self.failed.is_none() {
+            // The other end has to know of the box.
+            self.failed = self.advance(socket).err();
+        }
+    }
+
     /// Sends on.
     pub(super) fn advance(&mut self, socket: &OwnedFd) -> Result<(), LinkError> {
         if let Some(error) = self.failed.take() {
@@ -183,9 +205,18 @@ impl Sender {
                 self.waiting = self.next_packet()?;
             }
             let Some(packet) = &self.waiting else { return Ok(()) };
+            let put = if packet.needs_socket { Put::No } else { self.mail.put(&packet.head, &packet.inline)? };
+            if put != Put::No {
+                self.rings |= put == Put::Ring;
+                self.waiting = None;
+                continue;
+            }
             let file = packet.file.as_ref().map(|segment| segment.as_fd());
             match socket::send(socket, &packet.head, &packet.inline, file) {
-                Ok(()) => self.waiting = None,
+                Ok(()) => {
+                    self.mail.sent += 1;
+                    self.waiting = None;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
@@ -194,6 +225,12 @@ impl Sender {
     }
 
     fn next_packet(&mut self) -> io::Result<Option<Outgoing>> {
+        if std::mem::take(&mut self.rings) {
+            return Ok(Some(Outgoing { needs_socket: true, ..Outgoing::new(&Packet::Rung) }));
+        }
+        if let Some(segment) = self.mail.take_unshown() {
+            return Ok(Some(Outgoing::showing(&Packet::Mailbox { len_bytes: segment.len_bytes() }, segment)));
+        }
         if self.owed_bytes > 0 {
             let len_bytes = std::mem::take(&mut self.owed_bytes);
             return Ok(Some(Outgoing::new(&Packet::Freed { len_bytes })));
@@ -251,7 +288,7 @@ impl Sender {
     fn show(&mut self, segment: &Arc<Segment>) -> Outgoing {
         self.shown.insert(segment.id(), Arc::downgrade(segment));
         let packet = Packet::Segment { id: segment.id(), len_bytes: segment.len_bytes() };
-        Outgoing { file: Some(Arc::clone(segment)), ..Outgoing::new(&packet) }
+        Outgoing::showing(&packet, Arc::clone(segment))
     }
 
     fn lend(&mut self, header: FrameHeader, source: Source) -> Option<Outgoing> {
@@ -287,8 +324,8 @@ impl Sender {
             none => none.insert(Ring::new()?),
         };
         if !std::mem::replace(&mut ring.shown, true) {
-            let packet = Outgoing::new(&Packet::Ring { len_bytes: ring.segment.len_bytes() });
-            let packet = Outgoing { file: Some(Arc::clone(&ring.segment)), ..packet };
+            let packet = Packet::Ring { len_bytes: ring.segment.len_bytes() };
+            let packet = Outgoing::showing(&packet, Arc::clone(&ring.segment));
             self.frame = Some(Sending::Staged { header, source, at });
             return Ok(Some(packet));
         }
@@ -319,7 +356,12 @@ enum Way {
 
 impl Outgoing {
     fn new(packet: &Packet<'_>) -> Self {
-        Self { head: packet.encode_head(), inline: Bytes::new(), file: None }
+        Self { head: packet.encode_head(), inline: Bytes::new(), file: None, needs_socket: false }
+    }
+
+    /// With memory along, which only a socket can pass.
+    fn showing(packet: &Packet<'_>, segment: Arc<Segment>) -> Self {
+        Self { file: Some(segment), needs_socket: true, ..Self::new(packet) }
     }
 }
 

@@ -1,0 +1,327 @@
+"""What others move between two processes of this machine, in turn with xfer: `make bench-peers`.
+
+Each peer is a pair of processes that stay. A round moves some buffers of one size from one process into memory of the other, one
+after the other, each confirmed; the rounds of all peers follow each other, so that whatever else the machine does hits all alike. What
+isn't installed, or doesn't start here, is a sentence below the table.
+
+    python peers.py XFER_BENCH [--sizes-kib N,N,...] [--rounds N] [--only NAME,NAME]
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+ROUND_BYTES = 64 << 20
+PATIENCE_S = 120.0
+
+
+def iterations(size: int) -> int:
+    """How often a round moves a buffer: enough to be timed, and two of the largest."""
+    return max(2, min(200, ROUND_BYTES // size))
+
+
+class Wire:
+    """A plain socket between the two processes of a pair, for what has to be agreed on."""
+
+    def __init__(self, port: int, is_sender: bool) -> None:
+        if is_sender:
+            until = time.monotonic() + PATIENCE_S
+            while True:
+                try:
+                    self.stream = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
+                    break
+                except ConnectionRefusedError:
+                    if time.monotonic() > until:
+                        raise
+                    time.sleep(0.01)
+        else:
+            with socket.create_server(("127.0.0.1", port)) as listener:
+                self.stream, _ = listener.accept()
+        self.stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def say(self, data: bytes) -> None:
+        self.stream.sendall(len(data).to_bytes(8, "little") + data)
+
+    def hear(self) -> bytes:
+        return self._exactly(int.from_bytes(self._exactly(8), "little"))
+
+    def _exactly(self, count: int) -> bytes:
+        parts = []
+        while count > 0:
+            part = self.stream.recv(count)
+            if not part:
+                raise EOFError
+            parts.append(part)
+            count -= len(part)
+        return b"".join(parts)
+
+
+Move = Callable[[int], None]
+
+
+def gloo(wire: Wire, port: int, is_sender: bool) -> Move:
+    """`torch.distributed` over its TCP transport."""
+    import torch
+    import torch.distributed as dist
+
+    # One address for both, and no look-up of the machine's name.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=0 if is_sender else 1, world_size=2)
+    done = torch.zeros(1, dtype=torch.uint8)
+    buffers: dict[int, torch.Tensor] = {}
+
+    def move(size: int) -> None:
+        buffer = buffers.setdefault(size, torch.ones(size, dtype=torch.uint8))
+        if is_sender:
+            dist.send(buffer, 1)
+            dist.recv(done, 1)
+        else:
+            dist.recv(buffer, 0)
+            dist.send(done, 0)
+
+    return move
+
+
+def zeromq(wire: Wire, port: int, is_sender: bool) -> Move:
+    """One message after the other over TCP, copied to where it belongs."""
+    import zmq
+
+    endpoint = zmq.Context().socket(zmq.PAIR)
+    if is_sender:
+        endpoint.connect(f"tcp://127.0.0.1:{port}")
+    else:
+        endpoint.bind(f"tcp://127.0.0.1:{port}")
+    buffers: dict[int, bytearray] = {}
+
+    def move(size: int) -> None:
+        buffer = buffers.setdefault(size, bytearray(size))
+        if is_sender:
+            endpoint.send(buffer, copy=False)
+            endpoint.recv()
+        else:
+            buffer[:] = endpoint.recv(copy=False).buffer
+            endpoint.send(b"")
+
+    return move
+
+
+def nixl(wire: Wire, port: int, is_sender: bool) -> Move:
+    """One-sided writes of NIXL over UCX, which picks its own way within a machine."""
+    import torch
+    try:
+        from nixl._api import nixl_agent, nixl_agent_config
+    except ModuleNotFoundError:
+        # The package without the one that only chooses between versions of CUDA.
+        from nixl_cu12._api import nixl_agent, nixl_agent_config
+
+    name = "sender" if is_sender else "receiver"
+    agent = nixl_agent(name, nixl_agent_config(backends=["UCX"]))
+    known: dict[int, object] = {}
+    peer = ""
+
+    def prepare(size: int) -> object:
+        nonlocal peer
+        buffer = torch.ones(size, dtype=torch.uint8)
+        agent.register_memory([buffer])
+        local = agent.get_xfer_descs([buffer])
+        wire.say(agent.get_agent_metadata())
+        found = agent.add_remote_agent(wire.hear())
+        peer = found.decode() if isinstance(found, bytes) else found
+        wire.say(agent.get_serialized_descs(local))
+        remote = agent.deserialize_descs(wire.hear())
+        handle = agent.initialize_xfer("WRITE", local, remote, peer, b"") if is_sender else None
+        return buffer, handle
+
+    def move(size: int) -> None:
+        if size not in known:
+            known[size] = prepare(size)
+        if not is_sender:
+            return
+        _, handle = known[size]
+        state = agent.transfer(handle)
+        while state != "DONE":
+            if state == "ERR":
+                raise RuntimeError("NIXL says ERR")
+            state = agent.check_xfer_state(handle)
+
+    return move
+
+
+def mooncake(wire: Wire, port: int, is_sender: bool) -> Move:
+    """One-sided writes of Mooncake's transfer engine over TCP."""
+    from mooncake.engine import TransferEngine
+
+    engine = TransferEngine()
+    if engine.initialize("127.0.0.1", "P2PHANDSHAKE", "tcp", "") != 0:
+        raise RuntimeError("the engine doesn't start")
+    wire.say(f"127.0.0.1:{engine.get_rpc_port()}".encode())
+    peer = wire.hear().decode()
+    known: dict[int, tuple[object, int, int]] = {}
+
+    def prepare(size: int) -> tuple[object, int, int]:
+        buffer = (ctypes.c_char * size)()
+        ctypes.memset(buffer, 1, size)
+        address = ctypes.addressof(buffer)
+        if engine.register_memory(address, size) != 0:
+            raise RuntimeError("the memory isn't registered")
+        wire.say(address.to_bytes(8, "little"))
+        return buffer, address, int.from_bytes(wire.hear(), "little")
+
+    def move(size: int) -> None:
+        if size not in known:
+            known[size] = prepare(size)
+        _, ours, theirs = known[size]
+        if is_sender and engine.transfer_sync_write(peer, ours, theirs, size) != 0:
+            raise RuntimeError("a write failed")
+
+    return move
+
+
+# What each runs with: UCX takes the best way that it has, or TCP alone.
+PEERS: dict[str, tuple[Callable[[Wire, int, bool], Move], dict[str, str]]] = {
+    "Gloo tcp": (gloo, {}),
+    "ZeroMQ tcp": (zeromq, {}),
+    "NIXL tcp": (nixl, {"UCX_TLS": "tcp"}),
+    "NIXL": (nixl, {}),
+    "Mooncake tcp": (mooncake, {}),
+}
+
+XFER: dict[str, list[str]] = {
+    "xfer tcp": ["--transport", "tcp"],
+    "xfer shm": ["--transport", "shm"],
+    "xfer arena": ["--transport", "shm", "--mem", "shared"],
+}
+
+
+def serve(name: str, port: int, is_sender: bool) -> None:
+    """One process of a pair: does a round for each line that it is told, and the sender says how long it took."""
+    make, _ = PEERS[name]
+    wire = Wire(port, is_sender)
+    move = make(wire, port + 1, is_sender)
+    for line in sys.stdin:
+        size, count = map(int, line.split())
+        move(size)
+        started = time.perf_counter()
+        for _ in range(count):
+            move(size)
+        print(f"took {time.perf_counter() - started}", flush=True)
+
+
+class Pair:
+    """Both processes of a peer."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        environment = os.environ | PEERS[name][1]
+        self.logs = [open(f"/tmp/xfer-peers-{os.getpid()}-{port}-{end}", "w+") for end in range(2)]
+        self.ends = [
+            subprocess.Popen(
+                [sys.executable, __file__, "--serve", name, str(port), role],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=environment,
+            )
+            for role, log in zip(("receiver", "sender"), self.logs)
+        ]
+
+    def round(self, size: int) -> float:
+        """Seconds of a round."""
+        count = iterations(size)
+        for end in self.ends:
+            assert end.stdin
+            end.stdin.write(f"{size} {count}\n")
+            end.stdin.flush()
+        took = [self._took(end) for end in self.ends]
+        return took[1] / count
+
+    def _took(self, end: subprocess.Popen[str]) -> float:
+        assert end.stdout
+        for line in end.stdout:
+            if line.startswith("took "):
+                return float(line.split()[1])
+        raise RuntimeError(self.why())
+
+    def why(self) -> str:
+        """The last thing that an end said before it was over."""
+        lines = []
+        for log in self.logs:
+            log.seek(0)
+            lines += [line.strip() for line in log if line.strip()]
+        return lines[-1] if lines else "it ended without a word"
+
+    def end(self) -> None:
+        for end, log in zip(self.ends, self.logs):
+            end.kill()
+            end.wait()
+            log.close()
+            os.unlink(log.name)
+
+
+def xfer(program: str, arguments: list[str], size: int) -> float:
+    """Seconds that xfer takes for one buffer, applied and verified."""
+    command = [program, "--loopback", "-s", str(size), "-n", str(iterations(size)), "-w", "1", "--no-verify", "--json", "-"]
+    done = subprocess.run(command + arguments, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    result = json.loads(done.stdout)["results"][0]
+    return result["span_us"] / 1e6 / result["iters"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("xfer_bench")
+    parser.add_argument("--sizes-kib", default="64,1024,16384,262144")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="")
+    options = parser.parse_args()
+    sizes = [int(size) << 10 for size in options.sizes_kib.split(",")]
+    pairs, absent = {}, {}
+    for name in PEERS:
+        if options.only and name not in options.only.split(","):
+            continue
+        pair = Pair(name)
+        try:
+            pair.round(sizes[0])
+            pairs[name] = pair
+        except (RuntimeError, OSError) as error:
+            absent[name] = str(error)
+            pair.end()
+    rates: dict[tuple[str, int], list[float]] = {}
+    for _ in range(options.rounds):
+        for size in sizes:
+            for name, pair in list(pairs.items()):
+                try:
+                    rates.setdefault((name, size), []).append(size / pair.round(size) / 1e9)
+                except (RuntimeError, OSError) as error:
+                    absent[name] = f"{error} (at {size} bytes)"
+                    pairs.pop(name).end()
+            for name, arguments in XFER.items():
+                rates.setdefault((name, size), []).append(size / xfer(options.xfer_bench, arguments, size) / 1e9)
+    print(f"GB/s, median of {options.rounds} rounds in turn, one buffer at a time, confirmed; least and most in brackets")
+    print(f"{'':14}" + "".join(f"{f'{size >> 10} KiB':>22}" for size in sizes))
+    for name in [*pairs, *XFER]:
+        cells = [rates.get((name, size), []) for size in sizes]
+        shown = [f"{statistics.median(cell):.2f} ({min(cell):.2f}-{max(cell):.2f})" if cell else "-" for cell in cells]
+        print(f"{name:14}" + "".join(f"{cell:>22}" for cell in shown))
+    for name, why in absent.items():
+        print(f"{name}: not measured: {why}")
+    for pair in pairs.values():
+        pair.end()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1 and sys.argv[1] == "--serve":
+        serve(sys.argv[2], int(sys.argv[3]), sys.argv[4] == "sender")
+    else:
+        main()
