@@ -1,6 +1,7 @@
 //! The receiving end of a link: where arriving bytes may go, and the fence that stops them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -23,7 +24,18 @@ use crate::stats::{Counters, add};
 pub(crate) struct Slot {
     /// The grant that is being written, 0 for none: lets a fence pass by links that are busy elsewhere.
     region: AtomicU64,
-    target: Mutex<Option<Target>>,
+    /// The transfer that is being written, 0 for none, for the same.
+    transfer: AtomicU64,
+    /// How many targets a device may still be writing though they were taken away: then no fence passes by.
+    endings: AtomicUsize,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    target: Option<Target>,
+    /// Taken away, and not yet known to be left alone: whoever else fences one of these has to wait for it too.
+    ending: Vec<Arc<Target>>,
 }
 
 #[derive(Debug)]
@@ -32,6 +44,15 @@ struct Target {
     offset: u64,
     memory: Slice,
     entry: Arc<Entry>,
+    /// What writes into it by itself, without anybody who copies.
+    pulling: Option<Arc<dyn Pulling>>,
+}
+
+/// A device that writes granted memory by itself, as it was told to: a fence has to wait for it, or stop it.
+pub(crate) trait Pulling: Send + Sync + fmt::Debug {
+    /// Ends what was posted so far: it comes to its end by itself within a moment, or the device is stopped. Whether that is
+    /// proven: then the device writes nothing of it any more. Whoever asks holds no lock that is needed to find out.
+    fn stop(&self) -> bool;
 }
 
 /// Takes in what arrives on one link.
@@ -181,7 +202,8 @@ impl Intake {
                     match table.look_up(RegionId(header.region), peer.id(), header.offset, header.len_bytes) {
                         Ok((entry, memory)) => {
                             wanted = true;
-                            self.slot.fill(Target { transfer, offset: header.offset, memory, entry });
+                            let (offset, pulling) = (header.offset, None);
+                            self.slot.fill(Target { transfer, offset, memory, entry, pulling });
                         }
                         Err(refusal) => {
                             inbound.abandoned(self.link);
@@ -194,8 +216,12 @@ impl Intake {
                 Begin::TooMany => return Err(LinkError::Violation("too many transfers at once".into())),
             }
         }
-        if let Some(slot) = displaced.and_then(|link| peer.slot(link)) {
-            slot.clear_chunk(transfer, header.offset);
+        if let Some(slot) = displaced.and_then(|link| peer.slot(link))
+            && !slot.clear_chunk(transfer, header.offset)
+        {
+            return Err(LinkError::Violation(
+                "a device still writes an earlier copy of a chunk that comes again".into(),
+            ));
         }
         self.chunk = Some(Arriving { header, wanted, crc32c: 0 });
         Ok(())
@@ -205,8 +231,8 @@ impl Intake {
     /// wait: a fence waits for it.
     pub fn place<E>(&mut self, at: usize, copy: impl FnOnce(Landing<'_>) -> Result<usize, E>) -> Result<usize, E> {
         let Some(chunk) = &mut self.chunk else { return copy(Landing::Discard) };
-        let target = self.slot.lock();
-        match &*target {
+        let held = self.slot.lock();
+        match &held.target {
             Some(target) if chunk.wanted => {
                 let copied = copy(Landing::Memory(&target.memory))?;
                 // Summed from where they landed, while they are still in the cache.
@@ -219,6 +245,31 @@ impl Intake {
                 add(&self.counters.late_bytes, copied as u64);
                 Ok(copied)
             }
+        }
+    }
+
+    /// Where the chunk belongs, for a device that is to write there; nothing if it is not wanted.
+    pub(crate) fn destination(&self) -> Option<Slice> {
+        let held = self.slot.lock();
+        let wanted = self.chunk.as_ref().is_some_and(|chunk| chunk.wanted);
+        held.target.as_ref().filter(|_| wanted).map(|target| target.memory.clone())
+    }
+
+    /// Lets `post` have a device write into the chunk's memory from now on; a fence will ask `pulling` to stop that. What has
+    /// landed is told by [`Intake::place`], which then has nothing to copy. Nothing is posted, and `false` returned, if the chunk
+    /// is not wanted any more.
+    pub(crate) fn pull<E>(
+        &mut self,
+        pulling: &Arc<dyn Pulling>,
+        post: impl FnOnce() -> Result<(), E>,
+    ) -> Result<bool, E> {
+        let mut held = self.slot.lock();
+        match &mut held.target {
+            Some(target) if self.chunk.as_ref().is_some_and(|chunk| chunk.wanted) => {
+                target.pulling = Some(Arc::clone(pulling));
+                post().map(|()| true)
+            }
+            _ => Ok(false),
         }
     }
 
@@ -277,49 +328,74 @@ impl Intake {
 }
 
 impl Slot {
-    fn lock(&self) -> MutexGuard<'_, Option<Target>> {
-        self.target.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn fill(&self, target: Target) {
-        let mut slot = self.lock();
+        let mut held = self.lock();
         self.region.store(target.entry.id().0, Ordering::SeqCst);
-        *slot = Some(target);
+        self.transfer.store(target.transfer.0, Ordering::SeqCst);
+        held.target = Some(target);
     }
 
     fn take(&self) -> Option<Target> {
-        let mut slot = self.lock();
+        let mut held = self.lock();
         self.region.store(0, Ordering::SeqCst);
-        slot.take()
+        self.transfer.store(0, Ordering::SeqCst);
+        held.target.take()
     }
 
     /// The grant `id` is over. When this returns, the link doesn't write into it any more.
-    pub(crate) fn clear_region(&self, id: RegionId) {
-        if self.region.load(Ordering::SeqCst) == id.0 {
-            self.clear_if(|target| target.entry.id() == id);
-        }
+    /// `false` if there is no proof of that.
+    pub(crate) fn clear_region(&self, id: RegionId) -> bool {
+        // In this order: what is taken away is counted before it stops being the one that is written.
+        let passes = self.region.load(Ordering::SeqCst) != id.0 && self.endings.load(Ordering::SeqCst) == 0;
+        passes || self.clear_if(|target| target.entry.id() == id)
     }
 
     /// `transfer` is over. When this returns, the link doesn't write anything of it any more.
-    pub(crate) fn clear_transfer(&self, transfer: TransferId) {
-        self.clear_if(|target| target.transfer == transfer);
+    /// `false` if there is no proof of that.
+    pub(crate) fn clear_transfer(&self, transfer: TransferId) -> bool {
+        let passes = self.transfer.load(Ordering::SeqCst) != transfer.0 && self.endings.load(Ordering::SeqCst) == 0;
+        passes || self.clear_if(|target| target.transfer == transfer)
     }
 
     /// Another link has the chunk.
-    fn clear_chunk(&self, transfer: TransferId, offset: u64) {
-        self.clear_if(|target| target.transfer == transfer && target.offset == offset);
+    fn clear_chunk(&self, transfer: TransferId, offset: u64) -> bool {
+        self.clear_if(|target| target.transfer == transfer && target.offset == offset)
     }
 
     /// The peer is gone.
-    pub(crate) fn clear(&self) {
-        self.clear_if(|_| true);
+    pub(crate) fn clear(&self) -> bool {
+        self.clear_if(|_| true)
     }
 
-    fn clear_if(&self, which: impl FnOnce(&Target) -> bool) {
-        let mut slot = self.lock();
-        if slot.as_ref().is_some_and(which) {
-            self.region.store(0, Ordering::SeqCst);
-            *slot = None;
+    /// Takes away what is written now, and waits for what a device still writes of what was. What it doesn't say the end of stays
+    /// among what is ending, with its memory.
+    fn clear_if(&self, which: impl Fn(&Target) -> bool) -> bool {
+        let ending: Vec<Arc<Target>> = {
+            let mut held = self.lock();
+            if held.target.as_ref().is_some_and(&which) {
+                let target = held.target.take().map(Arc::new);
+                if let Some(target) = target.filter(|target| target.pulling.is_some()) {
+                    held.ending.push(target);
+                    self.endings.fetch_add(1, Ordering::SeqCst);
+                }
+                self.region.store(0, Ordering::SeqCst);
+                self.transfer.store(0, Ordering::SeqCst);
+            }
+            held.ending.iter().filter(|target| which(target)).cloned().collect()
+        };
+        // Nothing more is posted into these; what is under way has its memory kept until it is known to be over. Not under the
+        // lock, which the link's thread takes to go on.
+        let is_over = |target: &&Arc<Target>| target.pulling.as_ref().is_none_or(|pulling| pulling.stop());
+        let over: Vec<&Arc<Target>> = ending.iter().filter(is_over).collect();
+        if !over.is_empty() {
+            let mut held = self.lock();
+            held.ending.retain(|target| !over.iter().any(|ended| Arc::ptr_eq(ended, target)));
+            self.endings.store(held.ending.len(), Ordering::SeqCst);
         }
+        over.len() == ending.len()
     }
 }

@@ -97,8 +97,8 @@ impl MemoryRegion {
     ///
     /// # Safety
     ///
-    /// The bytes must stay mapped until the registration is gone, and they change whenever work that names it, or the other end
-    /// where `access` allows that, writes them.
+    /// The bytes must stay mapped for as long as any work names the registration, or the other end may, and they change whenever
+    /// these write them. When they are unmapped before it ends, it keeps pages that nobody else has any more.
     pub unsafe fn register(
         domain: &Arc<ProtectionDomain>,
         start: *mut u8,
