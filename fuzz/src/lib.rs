@@ -14,6 +14,7 @@ pub type Run = fn(&[u8]) -> bool;
 pub const ALL: [(&str, Run); 20] = [
     ("frame", decoders::frame),
     ("packet", decoders::packet),
+    ("rdma", decoders::rdma),
     ("link_message", decoders::link_message),
     ("ticket", decoders::ticket),
     ("message", decoders::message),

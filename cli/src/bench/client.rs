@@ -164,6 +164,7 @@ fn start_endpoint(options: &Options, id: PeerId, talk: &TcpStream) -> Outcome<En
     config.links_per_peer = options.links as usize;
     config.busy_poll = Duration::from_micros(options.busy_poll);
     config.transports.clone_from(&options.transport.0);
+    config.verbs_device.clone_from(&options.verbs_device);
     Endpoint::start(config).map_err(Failure::usage)
 }
 
@@ -190,6 +191,9 @@ impl Spawned {
             .args(["--once", "--bind", "127.0.0.1:0", "--timeout", &timeout])
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
+        if let Some(devices) = &options.verbs_device {
+            command.args(["--verbs-device", devices]);
+        }
         let mut child =
             command.spawn().map_err(|error| Failure::connection(format!("no server could be started: {error}")))?;
         let mut line = String::new();
