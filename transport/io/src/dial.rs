@@ -58,7 +58,8 @@ impl Dialer {
         let mut unused = Vec::new();
         while let Some(way) = ways.first() {
             connected = self.open_first_link(ticket, way, until, timeout);
-            let Err(error @ ConnectError::Unreachable { .. }) = &connected else { break };
+            // One that broke before anything was said may be broken for good, like a network that carries only small packets.
+            let Err(error @ (ConnectError::Unreachable { .. } | ConnectError::Lost { .. })) = &connected else { break };
             unused.push((way.backend.id(), error.to_string()));
             ways.remove(0);
         }

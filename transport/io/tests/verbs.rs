@@ -4,22 +4,33 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use xfer_transport::BackendId;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use xfer_transport::backend::Backend;
+use xfer_transport::backend::tcp::TcpBackend;
 use xfer_transport::backend::verbs::{VerbsBackend, addresses};
-use xfer_transport::conformance::{delivery, failure, fence, identity, messages, trials};
+use xfer_transport::conformance::{
+    JOB, PATIENCE, Pair, delivery, eventually, failure, fence, identity, messages, pattern, trials,
+};
+use xfer_transport::{BackendId, Endpoint, EndpointConfig, Lane, PeerId, Region};
+
+const LEN_BYTES: u64 = 4 << 20;
 
 /// The addresses to bind, or nothing after a sentence that says why.
 fn places() -> Option<Vec<IpAddr>> {
     addresses().map_err(|why| eprintln!("skipped: {why}")).ok()
 }
 
-/// One place after the other, so that two ends are on two devices where there are two.
 fn maker(places: Vec<IpAddr>) -> impl Fn() -> Arc<dyn Backend> {
+    with(places, |backend| backend)
+}
+
+/// One place after the other, so that two ends are on two devices where there are two.
+fn with(places: Vec<IpAddr>, change: fn(VerbsBackend) -> VerbsBackend) -> impl Fn() -> Arc<dyn Backend> {
     let made = AtomicUsize::new(0);
     move || {
         let place = places[made.fetch_add(1, Ordering::Relaxed) % places.len()];
-        Arc::new(VerbsBackend::bind(SocketAddr::new(place, 0), None).expect("it could be bound before"))
+        Arc::new(change(VerbsBackend::bind(SocketAddr::new(place, 0), None).expect("it could be bound before")))
     }
 }
 
@@ -38,4 +49,132 @@ include!("suite/mod.rs");
 fn the_path_is_reported() {
     let Some(places) = places() else { return };
     delivery::the_path_is_reported(&maker(places), BackendId::Verbs);
+}
+
+/// Chunks are registered one by one where a device has no windows to open on what is registered.
+#[test]
+fn a_device_without_windows_does_the_same() {
+    let Some(places) = places() else { return };
+    let make = with(places, VerbsBackend::without_windows);
+    delivery::bytes_of_all_sizes_arrive(&make);
+    delivery::many_transfers_at_once_arrive(&make);
+    fence::a_cancel_is_a_fence(&make, trials(50));
+    fence::a_revoke_is_a_fence(&make, trials(50));
+    failure::a_source_that_changes_is_noticed(&make);
+}
+
+#[test]
+fn nothing_may_be_read_by_a_peer_while_nothing_is_under_way() {
+    let Some(places) = places() else { return };
+    for change in [|backend| backend, VerbsBackend::without_windows] {
+        let pair = Pair::with(&with(places.clone(), change), |config| config.chunk_bytes = 64 << 10);
+        let source = Region::from_vec(pattern(LEN_BYTES, 3));
+        for cancelled in [false, true, false] {
+            let (destination, grant) = pair.granted(LEN_BYTES);
+            let (to, remote) = (pair.receiver.id(), grant.remote().all());
+            let write = pair.sender.write(to, source.all(), remote, Lane::Rescue, None);
+            eventually("it is under way", || grant.received() > 0);
+            if cancelled {
+                write.cancel();
+            } else {
+                write.wait(Some(PATIENCE)).expect("applied and verified");
+                assert_eq!(destination.crc32c(), source.crc32c());
+            }
+            // A transfer ends when its source is read no more, and not a moment before.
+            assert_eq!(pair.sender.stats().exposed_bytes, 0, "cancelled: {cancelled}");
+        }
+    }
+}
+
+/// An endpoint that may use a device, whose queue pairs fail, and TCP.
+fn failing(rank: u32, place: IpAddr, work: Option<u64>) -> Endpoint {
+    let address = SocketAddr::new(place, 0);
+    let verbs = VerbsBackend::bind(address, None).expect("it could be bound before");
+    let verbs = if let Some(work) = work { verbs.failing_after(work) } else { verbs };
+    let tcp = TcpBackend::bind(address).expect("a port");
+    let mut config = EndpointConfig::new(PeerId { rank, incarnation: 1 }, JOB);
+    config.chunk_bytes = 256 << 10;
+    config.backends = vec![Arc::new(verbs), Arc::new(tcp)];
+    Endpoint::start(config).expect("an endpoint")
+}
+
+#[test]
+fn a_queue_pair_that_fails_at_any_request_costs_nothing_but_the_chunks_under_way() {
+    let Some(places) = places() else { return };
+    let (here, there) = (places[0], places[1 % places.len()]);
+    let source = Region::from_vec(pattern(LEN_BYTES, 5));
+    for at in [0, 1, 2, 3, 5, 8, 13, 21, 34] {
+        for (ours, theirs) in [(Some(at), None), (None, Some(at))] {
+            let (sender, receiver) = (failing(0, here, ours), failing(1, there, theirs));
+            sender.connect(&receiver.ticket(), PATIENCE).expect("over TCP, if not over the device");
+            for _ in 0..2 {
+                let destination = Region::allocate(LEN_BYTES).expect("memory");
+                let grant = receiver.grant(&destination, sender.id()).expect("a grant");
+                let write = sender.write(receiver.id(), source.all(), grant.remote().all(), Lane::Rescue, None);
+                let done = write.wait(Some(PATIENCE)).expect("what was not acknowledged goes again");
+                assert_eq!((done.bytes, done.crc32c), (LEN_BYTES, source.crc32c()), "{ours:?} {theirs:?}");
+                assert!(destination.copy_to_vec() == source.copy_to_vec());
+                assert_eq!(done.over.iter().map(|(_, bytes)| bytes).sum::<u64>(), LEN_BYTES);
+            }
+            assert_eq!((sender.stats().peers_down, receiver.stats().peers_down), (0, 0), "{ours:?} {theirs:?}");
+        }
+    }
+}
+
+/// So little memory may be locked by this thread, and those that it starts, until this is dropped.
+struct Locked(Rlimit);
+
+impl Locked {
+    /// Fails where this thread may not give up the right to pass the limit.
+    fn at_most(len_bytes: u64) -> rustix::io::Result<Self> {
+        let mut sets = capabilities(None)?;
+        sets.effective.remove(CapabilitySet::IPC_LOCK);
+        set_capabilities(None, sets)?;
+        let before = getrlimit(Resource::Memlock);
+        let maximum = before.maximum.map(|maximum| maximum.max(len_bytes));
+        setrlimit(Resource::Memlock, Rlimit { current: Some(len_bytes), maximum })?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        _ = setrlimit(Resource::Memlock, Rlimit { ..self.0 });
+    }
+}
+
+#[test]
+fn memory_that_can_not_be_registered_goes_in_packets_and_the_route_says_why() {
+    const CHUNK_BYTES: u32 = 4 << 20;
+    let Some(places) = places() else { return };
+    // Enough for the links, and for what the first transfer takes.
+    let roomy = Locked::at_most(64 << 20).expect("rights can be given up");
+    for receiver_can_not in [false, true] {
+        let pair = Pair::with(&maker(places.clone()), |config| {
+            config.chunk_bytes = CHUNK_BYTES;
+            config.links_per_peer = 1;
+        });
+        let source = Region::from_vec(pattern(LEN_BYTES, 9));
+        let write = || {
+            let (destination, grant) = pair.granted(LEN_BYTES);
+            let (to, remote) = (pair.receiver.id(), grant.remote().all());
+            let write = pair.sender.write(to, source.all(), remote, Lane::Rescue, None);
+            write.wait(Some(PATIENCE)).expect("it goes another way");
+            assert!(destination.copy_to_vec() == source.copy_to_vec());
+        };
+        let ordinary = || pair.sender.route(pair.receiver.id()).and_then(|route| route.ordinary).expect("two ways");
+        if receiver_can_not {
+            // The sender has registered the source, and goes on with that.
+            write();
+            assert_eq!(ordinary().copies, 0, "{:?}", ordinary());
+        }
+        let tight = Locked::at_most(1 << 20).expect("less than before");
+        write();
+        drop(tight);
+        let who = if receiver_can_not { "the peer can't register" } else { "this process can't register" };
+        assert!(ordinary().copies == 2 && ordinary().sentence.contains(who), "{:?}", ordinary());
+        // What the links have is kept, and what else is there goes on as it did.
+        write();
+    }
+    drop(roomy);
 }

@@ -55,6 +55,20 @@ impl VerbsBackend {
         Ok(Self { listener, address, rails, opened: AtomicUsize::new(0) })
     }
 
+    /// The same, as over a device without memory windows: each chunk is registered for itself while it may be read.
+    #[must_use]
+    pub fn without_windows(self) -> Self {
+        self.rails.iter().for_each(|rail| rail.has_windows.store(false, Ordering::Relaxed));
+        self
+    }
+
+    /// The same, with queue pairs that fail after so many pieces of work each, as a cable does that is pulled.
+    #[must_use]
+    pub fn failing_after(mut self, work: u64) -> Self {
+        self.rails.iter_mut().for_each(|rail| rail.fails_after = Some(work));
+        self
+    }
+
     /// The devices, ports and addresses that it uses, in words.
     pub fn rails(&self) -> Vec<String> {
         self.rails.iter().map(ToString::to_string).collect()

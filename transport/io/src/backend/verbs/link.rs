@@ -208,7 +208,13 @@ fn watch_wire(readiness: &OwnedFd, wire: &Wire) -> io::Result<()> {
 impl Carrying {
     fn new(wire: Arc<Wire>, is_up: bool) -> Self {
         let receiver = Receiver::new(&wire);
-        Self { wire, receiver, sender: Sender::new(), is_up, is_over: false }
+        let sender = Sender::new(&wire);
+        Self { wire, receiver, sender, is_up, is_over: false }
+    }
+
+    /// When there is something to forget.
+    fn poll_timeout(&self) -> Option<Instant> {
+        [self.receiver.poll_timeout(), self.sender.poll_timeout()].into_iter().flatten().min()
     }
 
     /// Everything that there is to do now. Whether there is more than the budget was for, or than may be taken in.
@@ -219,6 +225,11 @@ impl Carrying {
         let more = self.receiver.receive(&self.wire, &mut self.sender, intake, budget)?;
         self.sender.advance(&self.wire)?;
         self.wire.send_returns()?;
+        let now = Instant::now();
+        if self.poll_timeout().is_some_and(|at| at <= now) {
+            self.receiver.look(now);
+            self.sender.look(now);
+        }
         Ok(more)
     }
 
@@ -283,7 +294,7 @@ impl Link for VerbsLink {
 
     fn poll_timeout(&self) -> Option<Instant> {
         match &self.stage {
-            Stage::Carrying(carrying) => carrying.receiver.poll_timeout(),
+            Stage::Carrying(carrying) => carrying.poll_timeout(),
             _ => None,
         }
     }

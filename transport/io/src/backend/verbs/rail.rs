@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use xfer_sys::verbs::{Context, Gid, GidKind, LinkLayer, Port, VerbsError, device_names};
 
@@ -15,6 +16,10 @@ pub(super) struct Rail {
     pub(super) context: Arc<Context>,
     pub(super) port: Port,
     pub(super) gid: Gid,
+    /// Whether sources are exposed through windows; no more once one could not be opened.
+    pub(super) has_windows: Arc<AtomicBool>,
+    /// Work of each link after which its queue pair fails, for tests.
+    pub(super) fails_after: Option<u64>,
 }
 
 impl fmt::Display for Rail {
@@ -147,5 +152,12 @@ fn of_port(context: &Arc<Context>, number: u8, index: Option<u8>) -> Result<Vec<
         Some(index) => context.gid(number, index).into_iter().collect(),
         None => context.gids(&port).into_iter().filter(|gid| gid.kind == GidKind::RoceV2).collect::<Vec<_>>(),
     };
-    Ok(gids.into_iter().map(|gid| Rail { context: Arc::clone(context), port, gid }).collect())
+    let rail = |gid| Rail {
+        context: Arc::clone(context),
+        port,
+        gid,
+        has_windows: Arc::new(AtomicBool::new(context.has_windows())),
+        fails_after: None,
+    };
+    Ok(gids.into_iter().map(rail).collect())
 }

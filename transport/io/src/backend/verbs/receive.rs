@@ -58,6 +58,11 @@ impl Receiver {
         self.registrations.poll_timeout()
     }
 
+    /// Forgets what nobody has used for a while.
+    pub(super) fn look(&mut self, now: Instant) {
+        self.registrations.look(now);
+    }
+
     /// Receives until nothing is left, or somebody has to look at what arrived first: then there is more.
     pub(super) fn receive(
         &mut self,
@@ -86,12 +91,7 @@ impl Receiver {
             })?;
             match taken {
                 Some(len) => *budget = budget.saturating_sub(len?),
-                None => {
-                    if self.poll_timeout().is_some_and(|at| at <= Instant::now()) {
-                        self.registrations.look(Instant::now());
-                    }
-                    return Ok(false);
-                }
+                None => return Ok(false),
             }
         }
     }

@@ -2,19 +2,24 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use bytes::Bytes;
-use xfer_sys::verbs::VerbsError;
+use xfer_sys::verbs::{Access, VerbsError};
 use xfer_transport_core::frame::FrameHeader;
 use xfer_transport_core::limits::RDMA_INLINE_BYTES_MAX;
 use xfer_transport_core::rdma::Body;
 
 use super::rail::Rail;
+use super::registrations::Registrations;
 use super::wire::{Payload, Wire};
 use crate::backend::{LinkError, Manner, Op};
 use crate::transfer::Source;
 
 pub(super) struct Sender {
+    /// What windows are opened on, where the device has any: registered for that alone.
+    windows: Option<Registrations>,
     frame: Option<Sending>,
     /// Why chunks are copied into packets, if they are.
     copies: Option<String>,
@@ -38,8 +43,22 @@ enum Bringing {
 }
 
 impl Sender {
-    pub(super) fn new() -> Self {
-        Self { frame: None, copies: None, unread: None, failed: None }
+    pub(super) fn new(wire: &Wire) -> Self {
+        let windows =
+            wire.rail().has_windows.load(Ordering::Relaxed).then(|| Registrations::new(wire.domain(), Access::WINDOWS));
+        Self { windows, frame: None, copies: None, unread: None, failed: None }
+    }
+
+    /// When it has something to forget.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.windows.as_ref().and_then(Registrations::poll_timeout)
+    }
+
+    /// Forgets what nobody has used for a while.
+    pub(super) fn look(&mut self, now: Instant) {
+        if let Some(windows) = &mut self.windows {
+            windows.look(now);
+        }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -61,18 +80,20 @@ impl Sender {
             Op::Chunk { header, source } if source.len_bytes() <= RDMA_INLINE_BYTES_MAX as u64 => {
                 (header, Bringing::Source(source))
             }
-            Op::Chunk { header, source } if self.copies.is_none() => match wire.expose(header, &source) {
-                // Said, or not wanted any more.
-                Ok(None | Some(Ok(()))) => return Ok(()),
-                Ok(Some(Err(error))) => {
-                    self.copy_from_now_on(format!("this process can't register what it sends: {error}"));
-                    (header, Bringing::Source(source))
+            Op::Chunk { header, source } if self.copies.is_none() => {
+                match wire.expose(header, &source, self.windows.as_mut()) {
+                    // Said, or not wanted any more.
+                    Ok(None | Some(Ok(()))) => return Ok(()),
+                    Ok(Some(Err(error))) => {
+                        self.copy_from_now_on(format!("this process can't register what it sends: {error}"));
+                        (header, Bringing::Source(source))
+                    }
+                    Err(error) => {
+                        self.failed = Some(error);
+                        return Ok(());
+                    }
                 }
-                Err(error) => {
-                    self.failed = Some(error);
-                    return Ok(());
-                }
-            },
+            }
             Op::Chunk { header, source } => (header, Bringing::Source(source)),
         };
         self.frame = Some(Sending { header, payload, at: None });

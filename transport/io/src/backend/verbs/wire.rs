@@ -14,14 +14,15 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use xfer_sys::verbs::{
-    Access, Capacity, Completion, CompletionChannel, CompletionQueue, MemoryRegion, Part, Path, ProtectionDomain,
-    QueuePair, Status, Timing, VerbsError, Work,
+    Access, Capacity, Completion, CompletionChannel, CompletionQueue, MemoryRegion, MemoryWindow, Part, Path,
+    ProtectionDomain, QueuePair, Status, Timing, VerbsError, Work,
 };
 use xfer_transport_core::frame::FrameHeader;
 use xfer_transport_core::rdma::{self, Body, Introduction, PACKET_BYTES_MAX, RdmaPacket};
 
 use super::buffers::Buffers;
 use super::rail::Rail;
+use super::registrations::Registrations;
 use crate::backend::LinkError;
 use crate::gate::Reader;
 use crate::grants::random_u64;
@@ -50,6 +51,11 @@ mod kind {
     pub(super) const ROOM: u64 = 1;
     pub(super) const SEND: u64 = 2;
     pub(super) const READ: u64 = 3;
+    pub(super) const OPEN: u64 = 4;
+    pub(super) const CLOSE: u64 = 5;
+
+    /// What is left for the number of what it is about.
+    pub(super) const NUMBER: u64 = (1 << 56) - 1;
 }
 
 /// One queue pair.
@@ -88,10 +94,13 @@ struct Queue {
     /// What the other end may read, in the order in which it will.
     exposures: VecDeque<Exposure>,
     exposed_bytes: u64,
-    /// What may still be read although it should not.
-    unproven: Vec<Exposure>,
+    /// What was taken, and whose window is being closed.
+    closing: Vec<Exposure>,
+    /// Windows that are closed.
+    windows: Vec<MemoryWindow>,
     failed: Option<Failure>,
-    ended: bool,
+    /// Work that may still be posted before the queue pair fails on purpose.
+    left: Option<u64>,
     found: Vec<Completion>,
 }
 
@@ -101,8 +110,17 @@ struct Exposure {
     number: u64,
     len_bytes: u64,
     /// Before the source, so that it ends first.
-    registration: Option<MemoryRegion>,
+    hold: Option<Hold>,
     exposed: Option<Exposed>,
+}
+
+/// What lets the other end read.
+#[derive(Debug)]
+enum Hold {
+    /// A registration for this chunk alone.
+    Registration(MemoryRegion),
+    /// A window on a registration that is kept, which by itself lets nobody in.
+    Window { window: MemoryWindow, key: u32, _on: Arc<MemoryRegion> },
 }
 
 /// Why nothing more goes over a queue pair.
@@ -119,7 +137,9 @@ impl Wire {
         let domain = ProtectionDomain::new(&rail.context)?;
         let channel = CompletionChannel::new(&rail.context)?;
         let room = u32::from(RDMA_ROOM);
-        let capacity = Capacity { sends: room + u32::from(READS_MAX), receives: room, inline_bytes: INLINE_BYTES };
+        // Windows are opened and closed by work of their own.
+        let sends = room + u32::from(READS_MAX) + 2 * EXPOSED_CHUNKS_MAX as u32;
+        let capacity = Capacity { sends, receives: room, inline_bytes: INLINE_BYTES };
         let entries = capacity.sends + capacity.receives;
         if rail.context.work_max() < entries {
             let name = rail.context.name();
@@ -148,9 +168,10 @@ impl Wire {
                 landing: None,
                 exposures: VecDeque::new(),
                 exposed_bytes: 0,
-                unproven: Vec::new(),
+                closing: Vec::new(),
+                windows: Vec::new(),
                 failed: None,
-                ended: false,
+                left: rail.fails_after,
                 found: Vec::new(),
             }),
             completions,
@@ -272,8 +293,15 @@ impl Wire {
             let what = match completion.id >> 56 {
                 kind::ROOM => "receiving",
                 kind::SEND => "sending",
-                _ => "reading the peer's memory",
+                kind::READ => "reading the peer's memory",
+                kind::OPEN => "opening a window",
+                _ => "closing a window",
             };
+            if completion.id >> 56 == kind::OPEN && !completion.status.is_ok() && completion.status != Status::FLUSHED {
+                // The next link does without them.
+                tracing::warn!("no windows over {}: {}", self.rail, completion.status);
+                self.rail.has_windows.store(false, Ordering::Relaxed);
+            }
             if !completion.status.is_ok() {
                 queue.fail_with(Failure::Status(completion.status, what));
             }
@@ -285,6 +313,7 @@ impl Wire {
                     }
                 }
                 kind::SEND => queue.free.push(number),
+                kind::CLOSE if completion.status.is_ok() => queue.closed(completion.id & kind::NUMBER, over),
                 kind::ROOM if completion.status.is_ok() => {
                     // SAFETY: what has arrived is ours until the buffer is posted again.
                     let bytes = unsafe { self.room.bytes(number, completion.len_bytes as usize) };
@@ -334,7 +363,7 @@ impl Wire {
     /// Whether another chunk may be exposed.
     pub(super) fn has_room_to_expose(&self) -> bool {
         let queue = self.lock();
-        queue.exposures.len() < EXPOSED_CHUNKS_MAX && queue.exposed_bytes <= EXPOSED_BYTES_ENOUGH
+        queue.exposures.len() + queue.closing.len() < EXPOSED_CHUNKS_MAX && queue.exposed_bytes <= EXPOSED_BYTES_ENOUGH
     }
 
     /// Whether all that was sent has arrived at the other end.
@@ -388,7 +417,7 @@ impl Wire {
         let part = self.outbox.part(buffer, len);
         let inline = part.len_bytes <= queue.pair.capacity().inline_bytes;
         // SAFETY: the outbox outlives the queue pair, and the buffer is not touched before it is free again.
-        let posted = unsafe { queue.pair.post(kind::SEND << 56 | u64::from(buffer), &Work::Send { part, inline }) };
+        let posted = unsafe { queue.post(kind::SEND << 56 | u64::from(buffer), &Work::Send { part, inline }) };
         if let Err(error) = posted {
             queue.free.push(buffer);
             queue.fail_with(Failure::Call(error.to_string()));
@@ -434,7 +463,7 @@ impl Wire {
         queue.landing = Some((memory.clone(), Arc::clone(registration)));
         // SAFETY: the range is inside the slice, which is kept beside the queue pair until the read is known to be over, and which
         // others look at as at memory that a peer writes.
-        let posted = unsafe { queue.pair.post(kind::READ << 56, &Work::Read { part, remote, remote_key }) };
+        let posted = unsafe { queue.post(kind::READ << 56, &Work::Read { part, remote, remote_key }) };
         if let Err(error) = posted {
             queue.fail_with(Failure::Call(error.to_string()));
             return Err(error.into());
@@ -462,7 +491,7 @@ impl Wire {
     fn stop_reading(&self) -> bool {
         let until = {
             let mut queue = self.lock();
-            if queue.posted == queue.done || queue.ended {
+            if queue.posted == queue.done {
                 return true;
             }
             if let Err(error) = queue.pair.fail() {
@@ -475,13 +504,8 @@ impl Wire {
             return true;
         }
         let mut queue = self.lock();
-        match queue.pair.end() {
-            Ok(()) => {
-                queue.ended = true;
-                queue.done = queue.posted;
-                queue.landing = None;
-                true
-            }
+        match queue.end() {
+            Ok(()) => true,
             Err(error) => {
                 tracing::error!("{}: {error}: memory that it may write is kept for ever", self.rail);
                 std::mem::forget(queue.landing.take());
@@ -492,62 +516,100 @@ impl Wire {
 
     // Letting the other end read ours.
 
-    /// Exposes a chunk and says where it lies. The error of the inner result: its memory can't be registered. `None`: it must not be
-    /// read any more.
+    /// Exposes a chunk and says where it lies: through a window on what is registered already, where the device has windows. The
+    /// error of the inner result: its memory can't be registered. `None`: it must not be read any more.
     pub(super) fn expose(
         self: &Arc<Self>,
         header: FrameHeader,
         source: &Source,
+        windows: Option<&mut Registrations>,
     ) -> io::Result<Option<Result<(), VerbsError>>> {
         // Over all links: chunks of one source are on several.
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed) & kind::NUMBER;
         let Some(exposed) = source.expose(Arc::clone(self) as Arc<dyn Reader>, number) else { return Ok(None) };
         let (start, len_bytes) = (exposed.slice().as_ptr(), exposed.slice().len_bytes());
-        // SAFETY: the source is kept by `exposed` until the registration has ended; devices read it as other processes would.
-        let registered =
-            unsafe { MemoryRegion::register(&self.domain, start, len_bytes as usize, Access::REMOTE_READ) };
-        let registration = match registered {
-            Ok(registration) => registration,
-            Err(error) => return Ok(Some(Err(error))),
+        let on = windows.and_then(|registrations| registrations.of(exposed.slice(), Instant::now()).ok());
+        let registration = match on {
+            Some(_) => None,
+            // SAFETY: the source is kept by `exposed` until the registration has ended; devices read it as other processes would.
+            None => {
+                match unsafe { MemoryRegion::register(&self.domain, start, len_bytes as usize, Access::REMOTE_READ) } {
+                    Ok(registration) => Some(registration),
+                    Err(error) => return Ok(Some(Err(error))),
+                }
+            }
         };
-        let body = Body::Exposed { header, at: start as u64, key: registration.remote_key() };
-        let exposure = Exposure { number, len_bytes, registration: Some(registration), exposed: Some(exposed) };
         let mut queue = self.lock();
-        if let Err(error) = self.send_now(&mut queue, &body, Payload::None) {
-            drop(queue);
-            drop(exposure);
-            return Err(error);
-        }
+        let hold = match (on, registration) {
+            (Some(on), _) => self.open_window(&mut queue, number, on, (start as u64, len_bytes))?,
+            (None, Some(registration)) => Hold::Registration(registration),
+            (None, None) => return Ok(None),
+        };
+        let body = Body::Exposed { header, at: start as u64, key: hold.key() };
         queue.exposed_bytes += len_bytes;
-        queue.exposures.push_back(exposure);
+        queue.exposures.push_back(Exposure { number, len_bytes, hold: Some(hold), exposed: Some(exposed) });
+        // If that fails the link is over, and all that is exposed is taken back.
+        self.send_now(&mut queue, &body, Payload::None)?;
         Ok(Some(Ok(())))
+    }
+
+    fn open_window(
+        &self,
+        queue: &mut Queue,
+        number: u64,
+        on: Arc<MemoryRegion>,
+        (start, len_bytes): (u64, u64),
+    ) -> io::Result<Hold> {
+        let window = match queue.windows.pop() {
+            Some(window) => window,
+            None => MemoryWindow::new(&self.domain)?,
+        };
+        let key = window.next_key();
+        let open = Work::Open { window: &window, key, on: &on, start, len_bytes };
+        // SAFETY: the source is kept beside the queue pair until the window is closed, or ended by force.
+        if let Err(error) = unsafe { queue.post(kind::OPEN << 56 | number, &open) } {
+            queue.fail_with(Failure::Call(error.to_string()));
+            return Err(error.into());
+        }
+        Ok(Hold::Window { window, key, _on: on })
     }
 
     // The end.
 
     /// Ends everything that a device does with memory.
     pub(super) fn halt(&self) {
-        let over: Vec<Exposure> = {
+        let (over, windows) = {
             let mut queue = self.lock();
-            if !queue.exposures.is_empty() {
+            if !queue.exposures.is_empty() || !queue.closing.is_empty() {
                 let _ = queue.pair.fail();
                 queue.fail_with(Failure::Call("it is over".into()));
             }
             queue.exposed_bytes = 0;
             let mut over: Vec<Exposure> = queue.exposures.drain(..).collect();
-            over.append(&mut queue.unproven);
-            over
+            over.append(&mut queue.closing);
+            (over, std::mem::take(&mut queue.windows))
         };
-        for exposure in over {
-            self.end_exposure(exposure);
-        }
+        over.into_iter().for_each(|exposure| self.take_back(exposure));
+        // Before the queue pair, which they belong to.
+        drop(windows);
         self.stop_reading();
     }
 
-    fn end_exposure(&self, mut exposure: Exposure) {
-        let ended = exposure.registration.take().map_or(Ok(()), MemoryRegion::end);
-        if let Err(error) = ended {
+    /// Ends by force what lets the other end read a chunk; whoever waits for its source knows when this returns.
+    fn take_back(&self, mut exposure: Exposure) {
+        let ended = match exposure.hold.take() {
+            Some(Hold::Registration(registration)) => registration.end(),
+            Some(Hold::Window { window, .. }) => window.end(),
+            None => Ok(()),
+        };
+        let Err(error) = ended else { return };
+        // Nobody reaches this link's memory but through its queue pair.
+        let mut queue = self.lock();
+        queue.fail_with(Failure::Call(error.to_string()));
+        let pair = queue.end();
+        drop(queue);
+        if let Err(error) = pair {
             tracing::error!("{}: {error}: memory that its peer may read is kept for ever", self.rail);
             std::mem::forget(exposure);
         }
@@ -566,6 +628,22 @@ pub(super) enum Payload<'a> {
 }
 
 impl Queue {
+    /// Posts work.
+    ///
+    /// # Safety
+    ///
+    /// As for [`QueuePair::post`].
+    unsafe fn post(&mut self, id: u64, work: &Work<'_>) -> Result<(), VerbsError> {
+        if let Some(left) = &mut self.left {
+            match left.checked_sub(1) {
+                Some(less) => *left = less,
+                None => self.pair.fail()?,
+            }
+        }
+        // SAFETY: the caller's word.
+        unsafe { self.pair.post(id, work) }
+    }
+
     fn fail_with(&mut self, failure: Failure) {
         // What was flushed says only that something else had happened before.
         let says_nothing =
@@ -583,13 +661,58 @@ impl Queue {
                 return;
             };
             self.exposed_bytes -= exposure.len_bytes;
-            match exposure.registration.take().map_or(Ok(()), MemoryRegion::end) {
-                Ok(()) => over.push(exposure),
-                Err(error) => {
-                    self.fail_with(Failure::Call(error.to_string()));
-                    self.unproven.push(exposure);
+            let ended = match exposure.hold.take() {
+                // Taken back before.
+                None => Ok(()),
+                Some(Hold::Registration(registration)) => registration.end(),
+                Some(hold @ Hold::Window { .. }) => {
+                    let (key, number) = (hold.key(), exposure.number);
+                    exposure.hold = Some(hold);
+                    // SAFETY: no memory is named.
+                    let posted = unsafe { self.post(kind::CLOSE << 56 | number, &Work::Close { key }) };
+                    self.closing.push(exposure);
+                    if let Err(error) = posted {
+                        self.fail_with(Failure::Call(error.to_string()));
+                    }
+                    continue;
+                }
+            };
+            if let Err(error) = ended {
+                self.fail_with(Failure::Call(error.to_string()));
+                if self.end().is_err() {
+                    std::mem::forget(exposure);
+                    continue;
                 }
             }
+            over.push(exposure);
+        }
+    }
+
+    /// A window is closed: nobody reads through it any more.
+    fn closed(&mut self, number: u64, over: &mut Vec<Exposure>) {
+        let Some(at) = self.closing.iter().position(|exposure| exposure.number == number) else { return };
+        let mut exposure = self.closing.swap_remove(at);
+        if let Some(Hold::Window { window, .. }) = exposure.hold.take() {
+            self.windows.push(window);
+        }
+        over.push(exposure);
+    }
+
+    /// Ends the queue pair, after which the device neither reads nor writes anything through it.
+    fn end(&mut self) -> Result<(), VerbsError> {
+        self.pair.end()?;
+        self.done = self.posted;
+        self.landing = None;
+        Ok(())
+    }
+}
+
+impl Hold {
+    /// The key under which the other end reads.
+    fn key(&self) -> u32 {
+        match self {
+            Self::Registration(registration) => registration.remote_key(),
+            Self::Window { key, .. } => *key,
         }
     }
 }
@@ -600,20 +723,17 @@ impl Reader for Wire {
     }
 
     fn stop(&self, number: u64) {
-        let over = {
+        let taken = {
             let mut queue = self.lock();
-            let found = queue.exposures.iter_mut().find(|exposure| exposure.number == number);
-            let Some(exposure) = found else { return };
-            // It keeps its place among what is to be taken.
-            let rest = Exposure {
-                number,
-                len_bytes: 0,
-                registration: exposure.registration.take(),
-                exposed: exposure.exposed.take(),
+            let Queue { exposures, closing, .. } = &mut *queue;
+            let Some(exposure) = exposures.iter_mut().chain(closing).find(|exposure| exposure.number == number) else {
+                return;
             };
-            rest
+            // It keeps its place among what the other end takes.
+            let (hold, exposed) = (exposure.hold.take(), exposure.exposed.take());
+            Exposure { number, len_bytes: 0, hold, exposed }
         };
-        self.end_exposure(over);
+        self.take_back(taken);
     }
 }
 
