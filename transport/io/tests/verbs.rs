@@ -107,6 +107,9 @@ fn a_queue_pair_that_fails_at_any_request_costs_nothing_but_the_chunks_under_way
         for (ours, theirs) in [(Some(at), None), (None, Some(at))] {
             let (sender, receiver) = (failing(0, here, ours), failing(1, there, theirs));
             sender.connect(&receiver.ticket(), PATIENCE).expect("over TCP, if not over the device");
+            // A device that fails while the two introduce each other may have made them peers already.
+            let gone = || (sender.stats().peers_down, receiver.stats().peers_down);
+            let before = gone();
             for _ in 0..2 {
                 let destination = Region::allocate(LEN_BYTES).expect("memory");
                 let grant = receiver.grant(&destination, sender.id()).expect("a grant");
@@ -116,7 +119,7 @@ fn a_queue_pair_that_fails_at_any_request_costs_nothing_but_the_chunks_under_way
                 assert!(destination.copy_to_vec() == source.copy_to_vec());
                 assert_eq!(done.over.iter().map(|(_, bytes)| bytes).sum::<u64>(), LEN_BYTES);
             }
-            assert_eq!((sender.stats().peers_down, receiver.stats().peers_down), (0, 0), "{ours:?} {theirs:?}");
+            assert_eq!(gone(), before, "{ours:?} {theirs:?}");
         }
     }
 }

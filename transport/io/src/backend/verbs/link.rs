@@ -27,6 +27,10 @@ use super::wire::{Payload, Wire};
 use crate::backend::{Interest, Link, LinkError, Manner, Op};
 use crate::intake::Intake;
 
+/// What becomes ready.
+const CONTROL: u64 = 1;
+const COMPLETIONS: u64 = 2;
+
 /// One link.
 pub(super) struct VerbsLink {
     control: TcpStream,
@@ -41,7 +45,7 @@ enum Stage {
     /// Called: the other end introduces itself first.
     Called { rails: Vec<Rail>, read: [u8; INTRODUCTION_BYTES], got: usize },
     /// It carries, or does once the first packet is there.
-    Carrying(Carrying),
+    Carrying(Box<Carrying>),
     /// It never came up.
     Failed,
 }
@@ -104,7 +108,7 @@ impl VerbsLink {
         Ok(Self {
             control: stream,
             readiness: Arc::new(readiness),
-            stage: Stage::Carrying(Carrying::new(wire, true)),
+            stage: Stage::Carrying(Box::new(Carrying::new(wire, true))),
             armed: false,
             more: true,
         })
@@ -146,7 +150,7 @@ impl VerbsLink {
         });
         match answered {
             Ok(wire) => {
-                self.stage = Stage::Carrying(Carrying::new(wire, false));
+                self.stage = Stage::Carrying(Box::new(Carrying::new(wire, false)));
                 Ok(())
             }
             Err(error) => {
@@ -163,9 +167,12 @@ impl VerbsLink {
 
     fn carry(&mut self, intake: &mut Intake) -> Result<(), LinkError> {
         let Stage::Carrying(carrying) = &mut self.stage else { return Err(LinkError::Closed) };
-        // Before the packets, since what was sent before the end has arrived by then.
-        carrying.hear_of_the_end(&self.control)?;
-        if carrying.wire.take_announcements() {
+        let (said, announced) = ready(&self.readiness)?;
+        if said {
+            // Before the packets, since what was sent before the end has arrived by then.
+            carrying.hear_of_the_end(&self.control)?;
+        }
+        if announced && carrying.wire.take_announcements() {
             self.armed = false;
         }
         let mut budget = crate::limits::READ_BUDGET_BYTES;
@@ -197,12 +204,25 @@ fn answer(rail: &Rail, other: &Introduction, readiness: &OwnedFd) -> io::Result<
 /// A descriptor that becomes readable when one of several does.
 fn watch(stream: &TcpStream) -> io::Result<OwnedFd> {
     let readiness = epoll::create(CreateFlags::CLOEXEC)?;
-    epoll::add(&readiness, stream, EventData::new_u64(0), EventFlags::IN | EventFlags::RDHUP)?;
+    epoll::add(&readiness, stream, EventData::new_u64(CONTROL), EventFlags::IN | EventFlags::RDHUP)?;
     Ok(readiness)
 }
 
 fn watch_wire(readiness: &OwnedFd, wire: &Wire) -> io::Result<()> {
-    Ok(epoll::add(readiness, wire.descriptor(), EventData::new_u64(1), EventFlags::IN)?)
+    Ok(epoll::add(readiness, wire.descriptor(), EventData::new_u64(COMPLETIONS), EventFlags::IN)?)
+}
+
+/// Whether there is something on the connection, and whether completions were announced: one call in place of one for each.
+fn ready(readiness: &OwnedFd) -> io::Result<(bool, bool)> {
+    let mut events = [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 2];
+    match epoll::wait(readiness, &mut events[..], Some(&Timespec::default())) {
+        Ok(count) => {
+            let is_ready = |what| events[..count].iter().any(|event| event.data.u64() == what);
+            Ok((is_ready(CONTROL), is_ready(COMPLETIONS)))
+        }
+        Err(rustix::io::Errno::INTR) => Ok((true, true)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 impl Carrying {
@@ -224,7 +244,7 @@ impl Carrying {
         self.is_up |= self.wire.has_arrived();
         let more = self.receiver.receive(&self.wire, &mut self.sender, intake, budget)?;
         self.sender.advance(&self.wire)?;
-        self.wire.send_returns()?;
+        self.wire.send_returns(self.receiver.is_reading())?;
         let now = Instant::now();
         if self.poll_timeout().is_some_and(|at| at <= now) {
             self.receiver.look(now);

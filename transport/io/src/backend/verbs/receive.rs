@@ -53,6 +53,11 @@ impl Receiver {
         Self { frame: Frame::None, registrations }
     }
 
+    /// Whether a chunk is being read, so that there will be more to say soon.
+    pub(super) fn is_reading(&self) -> bool {
+        matches!(self.frame, Frame::Pulled(_))
+    }
+
     /// When it has something to forget.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.registrations.poll_timeout()
@@ -76,9 +81,10 @@ impl Receiver {
                 if !pull.go_on(wire, intake, budget)? {
                     return Ok(*budget == 0);
                 }
+                let len_bytes = pull.len as u64;
                 self.frame = Frame::None;
-                wire.took();
-                wire.send_returns()?;
+                wire.took(len_bytes);
+                wire.send_returns(wire.has_arrived())?;
             }
             if *budget == 0 || intake.is_paused() {
                 return Ok(wire.has_arrived());
@@ -196,8 +202,7 @@ impl Receiver {
                 // Not wanted, so not read either: its owner may use the memory for something else by now.
                 self.frame = Frame::None;
                 intake.finish_chunk();
-                wire.took();
-                wire.send_returns()?;
+                wire.took(len as u64);
                 return Ok(());
             }
         };
@@ -207,7 +212,7 @@ impl Receiver {
                 self.frame = Frame::None;
                 intake.spoil_chunk();
                 sender.tell_unread(&error);
-                wire.took();
+                wire.took(len as u64);
                 return Ok(());
             }
         };

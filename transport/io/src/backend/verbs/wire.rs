@@ -43,6 +43,11 @@ const ROOM_FOR_RETURNS: u32 = 2;
 /// Room that has come free here without being said.
 const RETURN_AFTER: u16 = RDMA_ROOM / 2;
 
+/// What was taken is said when so many chunks, or so many bytes, were: of small ones several at once, of large ones each, since the
+/// other end may expose only so much.
+const TAKEN_ENOUGH: u32 = 4;
+const TAKEN_BYTES_ENOUGH: u64 = EXPOSED_BYTES_ENOUGH / 4;
+
 /// Bytes that are copied into the work itself, where the device can: a sign of life, an acknowledgement, a small message.
 const INLINE_BYTES: u32 = 220;
 
@@ -84,8 +89,9 @@ struct Queue {
     credits: u32,
     /// Room of ours that it doesn't know of.
     freed: u16,
-    /// Chunks of its that were read, of which it doesn't know.
+    /// Chunks of its that were read, of which it doesn't know, and how many bytes they have.
     taken: u32,
+    taken_bytes: u64,
     /// Reads that were posted, and those whose end is known.
     posted: u64,
     done: u64,
@@ -163,6 +169,7 @@ impl Wire {
                 credits: 0,
                 freed: 0,
                 taken: 0,
+                taken_bytes: 0,
                 posted: 0,
                 done: 0,
                 landing: None,
@@ -381,15 +388,19 @@ impl Wire {
     }
 
     /// The chunk that was being read is through, or was not wanted.
-    pub(super) fn took(&self) {
-        self.lock().taken += 1;
+    pub(super) fn took(&self, len_bytes: u64) {
+        let mut queue = self.lock();
+        queue.taken += 1;
+        queue.taken_bytes += len_bytes;
     }
 
-    /// Says what was taken and what has come free, if that can't wait for a packet that leaves anyway. `false`: it has to be said
-    /// again later.
-    pub(super) fn send_returns(&self) -> io::Result<bool> {
+    /// Says what was taken and what has come free, if that can't wait for a packet that leaves anyway: `busy` is whether more
+    /// is about to be taken. `false`: it has to be said again later.
+    pub(super) fn send_returns(&self, busy: bool) -> io::Result<bool> {
         let mut queue = self.lock();
-        let (credits_due, taken_due) = (queue.freed >= RETURN_AFTER, queue.taken > 0);
+        let credits_due = queue.freed >= RETURN_AFTER;
+        let enough = queue.taken >= TAKEN_ENOUGH || queue.taken_bytes >= TAKEN_BYTES_ENOUGH;
+        let taken_due = queue.taken > 0 && (enough || !busy);
         if !credits_due && !taken_due || queue.failed.is_some() {
             return Ok(true);
         }
@@ -425,6 +436,7 @@ impl Wire {
         }
         queue.credits -= 1;
         queue.taken -= taken;
+        queue.taken_bytes = 0;
         queue.freed = 0;
         Ok(())
     }
@@ -530,18 +542,18 @@ impl Wire {
         let Some(exposed) = source.expose(Arc::clone(self) as Arc<dyn Reader>, number) else { return Ok(None) };
         let (start, len_bytes) = (exposed.slice().as_ptr(), exposed.slice().len_bytes());
         let on = windows.and_then(|registrations| registrations.of(exposed.slice(), Instant::now()).ok());
-        let registration = match on {
-            Some(_) => None,
+        let mut alone = None;
+        if on.is_none() {
+            let access = Access::REMOTE_READ;
             // SAFETY: the source is kept by `exposed` until the registration has ended; devices read it as other processes would.
-            None => {
-                match unsafe { MemoryRegion::register(&self.domain, start, len_bytes as usize, Access::REMOTE_READ) } {
-                    Ok(registration) => Some(registration),
-                    Err(error) => return Ok(Some(Err(error))),
-                }
+            let registered = unsafe { MemoryRegion::register(&self.domain, start, len_bytes as usize, access) };
+            match registered {
+                Ok(registration) => alone = Some(registration),
+                Err(error) => return Ok(Some(Err(error))),
             }
-        };
+        }
         let mut queue = self.lock();
-        let hold = match (on, registration) {
+        let hold = match (on, alone) {
             (Some(on), _) => self.open_window(&mut queue, number, on, (start as u64, len_bytes))?,
             (None, Some(registration)) => Hold::Registration(registration),
             (None, None) => return Ok(None),
