@@ -6,47 +6,34 @@
 //! source is read no more when its registration has ended**, a call that returns only then.
 #![allow(unsafe_code, reason = "a device is given memory")]
 
+mod exposures;
+mod packets;
+mod reads;
+
 use std::collections::VecDeque;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
-use std::{io, thread};
 
 use xfer_sys::verbs::{
-    Access, Capacity, Completion, CompletionChannel, CompletionQueue, MemoryRegion, MemoryWindow, Part, Path,
+    Access, Capacity, Completion, CompletionChannel, CompletionQueue, MemoryRegion, MemoryWindow, Path,
     ProtectionDomain, QueuePair, Status, Timing, VerbsError, Work,
 };
-use xfer_transport_core::frame::FrameHeader;
-use xfer_transport_core::rdma::{self, Body, Introduction, PACKET_BYTES_MAX, RdmaPacket};
+use xfer_transport_core::rdma::{self, Introduction, PACKET_BYTES_MAX};
 
+use self::exposures::Exposure;
+pub(super) use self::packets::Payload;
 use super::buffers::Buffers;
 use super::rail::Rail;
-use super::registrations::Registrations;
 use crate::backend::LinkError;
-use crate::gate::Reader;
 use crate::grants::random_u64;
-use crate::intake::Pulling;
-use crate::limits::{
-    DRAIN_TIMEOUT, EXPOSED_BYTES_ENOUGH, EXPOSED_CHUNKS_MAX, RDMA_ROOM, READER_GRACE, READER_LOOK_EVERY, READS_MAX,
-};
+use crate::limits::{EXPOSED_CHUNKS_MAX, RDMA_ROOM, READS_MAX};
 use crate::memory::Slice;
-use crate::transfer::{Exposed, Source};
 
 /// An answer is waited for 134 ms, six times: a network that drops for half a second is survived, and one that is gone is
 /// noticed before the silence of a second after which a link is given up anyway.
 const TIMING: Timing = Timing { timeout_exponent: 15, retries: 5 };
-
-/// What is left of the other end's room to packets that say that there is room here: else both ends could wait for each other.
-const ROOM_FOR_RETURNS: u32 = 2;
-
-/// Room that has come free here without being said.
-const RETURN_AFTER: u16 = RDMA_ROOM / 2;
-
-/// What was taken is said when so many chunks, or so many bytes, were: of small ones several at once, of large ones each, since the
-/// other end may expose only so much.
-const TAKEN_ENOUGH: u32 = 4;
-const TAKEN_BYTES_ENOUGH: u64 = EXPOSED_BYTES_ENOUGH / 4;
 
 /// Bytes that are copied into the work itself, where the device can: a sign of life, an acknowledgement, a small message.
 const INLINE_BYTES: u32 = 220;
@@ -108,25 +95,6 @@ struct Queue {
     /// Work that may still be posted before the queue pair fails on purpose.
     left: Option<u64>,
     found: Vec<Completion>,
-}
-
-/// A chunk that the other end may read, until it is taken or taken back.
-#[derive(Debug)]
-struct Exposure {
-    number: u64,
-    len_bytes: u64,
-    /// Before the source, so that it ends first.
-    hold: Option<Hold>,
-    exposed: Option<Exposed>,
-}
-
-/// What lets the other end read.
-#[derive(Debug)]
-enum Hold {
-    /// A registration for this chunk alone.
-    Registration(MemoryRegion),
-    /// A window on a registration that is kept, which by itself lets nobody in.
-    Window { window: MemoryWindow, key: u32, _on: Arc<MemoryRegion> },
 }
 
 /// Why nothing more goes over a queue pair.
@@ -342,251 +310,6 @@ impl Wire {
         queue.found = found;
     }
 
-    // Packets.
-
-    /// Looks at the oldest packet that has arrived, and makes room for another.
-    pub(super) fn next_packet<R>(&self, look: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, LinkError> {
-        let Some((buffer, len_bytes)) = self.lock().arrived.pop_front() else { return Ok(None) };
-        // SAFETY: what has arrived is ours until the buffer is posted again, below.
-        let result = look(unsafe { self.room.bytes(buffer, len_bytes as usize) });
-        let mut queue = self.lock();
-        if queue.failed.is_none() {
-            self.post_room(&queue, buffer).map_err(io::Error::from)?;
-            queue.freed += 1;
-        }
-        Ok(Some(result))
-    }
-
-    pub(super) fn has_arrived(&self) -> bool {
-        !self.lock().arrived.is_empty()
-    }
-
-    /// Whether a packet could be sent now that brings something.
-    pub(super) fn has_room(&self) -> bool {
-        let queue = self.lock();
-        queue.failed.is_none() && queue.credits > ROOM_FOR_RETURNS && !queue.free.is_empty()
-    }
-
-    /// Whether another chunk may be exposed.
-    pub(super) fn has_room_to_expose(&self) -> bool {
-        let queue = self.lock();
-        queue.exposures.len() + queue.closing.len() < EXPOSED_CHUNKS_MAX && queue.exposed_bytes <= EXPOSED_BYTES_ENOUGH
-    }
-
-    /// Whether all that was sent has arrived at the other end.
-    pub(super) fn is_drained(&self) -> bool {
-        self.lock().free.len() == usize::from(RDMA_ROOM)
-    }
-
-    /// Sends a packet, if there is room for it.
-    pub(super) fn send(&self, body: &Body<'_>, payload: Payload<'_>) -> io::Result<bool> {
-        let mut queue = self.lock();
-        if queue.failed.is_some() || queue.credits <= ROOM_FOR_RETURNS || queue.free.is_empty() {
-            return Ok(false);
-        }
-        self.send_now(&mut queue, body, payload).map(|()| true)
-    }
-
-    /// The chunk that was being read is through, or was not wanted.
-    pub(super) fn took(&self, len_bytes: u64) {
-        let mut queue = self.lock();
-        queue.taken += 1;
-        queue.taken_bytes += len_bytes;
-    }
-
-    /// Says what was taken and what has come free, if that can't wait for a packet that leaves anyway: `busy` is whether more
-    /// is about to be taken. `false`: it has to be said again later.
-    pub(super) fn send_returns(&self, busy: bool) -> io::Result<bool> {
-        let mut queue = self.lock();
-        let credits_due = queue.freed >= RETURN_AFTER;
-        let enough = queue.taken >= TAKEN_ENOUGH || queue.taken_bytes >= TAKEN_BYTES_ENOUGH;
-        let taken_due = queue.taken > 0 && (enough || !busy);
-        if !credits_due && !taken_due || queue.failed.is_some() {
-            return Ok(true);
-        }
-        // The last of the other end's room is for saying that there is room here.
-        let least = if credits_due { 1 } else { 2 };
-        if queue.credits < least || queue.free.is_empty() {
-            return Ok(false);
-        }
-        self.send_now(&mut queue, &Body::Nothing, Payload::None).map(|()| true)
-    }
-
-    fn send_now(&self, queue: &mut Queue, body: &Body<'_>, payload: Payload<'_>) -> io::Result<()> {
-        let Some(buffer) = queue.free.pop() else { return Err(io::ErrorKind::WouldBlock.into()) };
-        let taken = queue.taken.min(u32::from(u8::MAX));
-        let head = RdmaPacket { taken: taken as u8, freed: queue.freed, body: *body }.encode_head();
-        // SAFETY: a buffer that is free is nobody's but ours.
-        let len = unsafe {
-            let at = self.outbox.fill(buffer, 0, &head);
-            at + match payload {
-                Payload::None => 0,
-                Payload::Bytes(bytes) => self.outbox.fill(buffer, at, bytes),
-                Payload::Source { slice, from, len } => self.outbox.fill_from(buffer, at, slice, from, len),
-            }
-        };
-        let part = self.outbox.part(buffer, len);
-        let inline = part.len_bytes <= queue.pair.capacity().inline_bytes;
-        // SAFETY: the outbox outlives the queue pair, and the buffer is not touched before it is free again.
-        let posted = unsafe { queue.post(kind::SEND << 56 | u64::from(buffer), &Work::Send { part, inline }) };
-        if let Err(error) = posted {
-            queue.free.push(buffer);
-            queue.fail_with(Failure::Call(error.to_string()));
-            return Err(error.into());
-        }
-        queue.credits -= 1;
-        queue.taken -= taken;
-        queue.taken_bytes = 0;
-        queue.freed = 0;
-        Ok(())
-    }
-
-    fn post_room(&self, queue: &Queue, buffer: u16) -> Result<(), VerbsError> {
-        let part = self.room.part(buffer, self.room.len_bytes());
-        // SAFETY: the room outlives the queue pair, and the buffer is not looked at before something has arrived in it.
-        unsafe { queue.pair.post_room(kind::ROOM << 56 | u64::from(buffer), part) }
-    }
-
-    // Reading the other end's memory.
-
-    /// Reads so far, and those of them whose end is known.
-    pub(super) fn reads_so_far(&self) -> (u64, u64) {
-        let queue = self.lock();
-        (queue.posted, queue.done)
-    }
-
-    /// Whether another read may be posted.
-    pub(super) fn has_room_to_read(&self) -> bool {
-        let queue = self.lock();
-        queue.failed.is_none() && queue.posted - queue.done < u64::from(self.reads())
-    }
-
-    /// Reads `len` bytes at `remote` of the other end to `at` of `memory`, which stays as it is until that is over.
-    pub(super) fn read(
-        &self,
-        (memory, at, len): (&Slice, usize, usize),
-        registration: &Arc<MemoryRegion>,
-        (remote, remote_key): (u64, u32),
-    ) -> io::Result<()> {
-        let mut queue = self.lock();
-        let start = memory.as_ptr() as u64 + at as u64;
-        debug_assert!((at + len) as u64 <= memory.len_bytes());
-        let part = Part { start, len_bytes: len as u32, key: registration.local_key() };
-        queue.landing = Some((memory.clone(), Arc::clone(registration)));
-        // SAFETY: the range is inside the slice, which is kept beside the queue pair until the read is known to be over, and which
-        // others look at as at memory that a peer writes.
-        let posted = unsafe { queue.post(kind::READ << 56, &Work::Read { part, remote, remote_key }) };
-        if let Err(error) = posted {
-            queue.fail_with(Failure::Call(error.to_string()));
-            return Err(error.into());
-        }
-        queue.posted += 1;
-        Ok(())
-    }
-
-    /// Waits until the first `until` reads are over, at most for `timeout`.
-    fn reads_are_over(&self, until: u64, timeout: Duration) -> bool {
-        let began = Instant::now();
-        loop {
-            self.turn();
-            if self.lock().done >= until {
-                return true;
-            }
-            if began.elapsed() >= timeout {
-                return false;
-            }
-            thread::sleep(READER_LOOK_EVERY);
-        }
-    }
-
-    /// Ends all reads by force: the proof that the device writes nothing more. `false` if there is none.
-    fn stop_reading(&self) -> bool {
-        let until = {
-            let mut queue = self.lock();
-            if queue.posted == queue.done {
-                return true;
-            }
-            if let Err(error) = queue.pair.fail() {
-                tracing::warn!("{}: {error}", self.rail);
-            }
-            queue.fail_with(Failure::Call("stopped, since it would not come to the end of a read".into()));
-            queue.posted
-        };
-        if self.reads_are_over(until, DRAIN_TIMEOUT) {
-            return true;
-        }
-        let mut queue = self.lock();
-        match queue.end() {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::error!("{}: {error}: memory that it may write is kept for ever", self.rail);
-                std::mem::forget(queue.landing.take());
-                false
-            }
-        }
-    }
-
-    // Letting the other end read ours.
-
-    /// Exposes a chunk and says where it lies: through a window on what is registered already, where the device has windows. The
-    /// error of the inner result: its memory can't be registered. `None`: it must not be read any more.
-    pub(super) fn expose(
-        self: &Arc<Self>,
-        header: FrameHeader,
-        source: &Source,
-        windows: Option<&mut Registrations>,
-    ) -> io::Result<Option<Result<(), VerbsError>>> {
-        // Over all links: chunks of one source are on several.
-        static NUMBERS: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBERS.fetch_add(1, Ordering::Relaxed) & kind::NUMBER;
-        let Some(exposed) = source.expose(Arc::clone(self) as Arc<dyn Reader>, number) else { return Ok(None) };
-        let (start, len_bytes) = (exposed.slice().as_ptr(), exposed.slice().len_bytes());
-        let on = windows.and_then(|registrations| registrations.of(exposed.slice(), Instant::now()).ok());
-        let mut alone = None;
-        if on.is_none() {
-            let access = Access::REMOTE_READ;
-            // SAFETY: the source is kept by `exposed` until the registration has ended; devices read it as other processes would.
-            let registered = unsafe { MemoryRegion::register(&self.domain, start, len_bytes as usize, access) };
-            match registered {
-                Ok(registration) => alone = Some(registration),
-                Err(error) => return Ok(Some(Err(error))),
-            }
-        }
-        let mut queue = self.lock();
-        let hold = match (on, alone) {
-            (Some(on), _) => self.open_window(&mut queue, number, on, (start as u64, len_bytes))?,
-            (None, Some(registration)) => Hold::Registration(registration),
-            (None, None) => return Ok(None),
-        };
-        let body = Body::Exposed { header, at: start as u64, key: hold.key() };
-        queue.exposed_bytes += len_bytes;
-        queue.exposures.push_back(Exposure { number, len_bytes, hold: Some(hold), exposed: Some(exposed) });
-        // If that fails the link is over, and all that is exposed is taken back.
-        self.send_now(&mut queue, &body, Payload::None)?;
-        Ok(Some(Ok(())))
-    }
-
-    fn open_window(
-        &self,
-        queue: &mut Queue,
-        number: u64,
-        on: Arc<MemoryRegion>,
-        (start, len_bytes): (u64, u64),
-    ) -> io::Result<Hold> {
-        let window = match queue.windows.pop() {
-            Some(window) => window,
-            None => MemoryWindow::new(&self.domain)?,
-        };
-        let key = window.next_key();
-        let open = Work::Open { window: &window, key, on: &on, start, len_bytes };
-        // SAFETY: the source is kept beside the queue pair until the window is closed, or ended by force.
-        if let Err(error) = unsafe { queue.post(kind::OPEN << 56 | number, &open) } {
-            queue.fail_with(Failure::Call(error.to_string()));
-            return Err(error.into());
-        }
-        Ok(Hold::Window { window, key, _on: on })
-    }
-
     // The end.
 
     /// Ends everything that a device does with memory.
@@ -608,35 +331,9 @@ impl Wire {
         self.stop_reading();
     }
 
-    /// Ends by force what lets the other end read a chunk; whoever waits for its source knows when this returns.
-    fn take_back(&self, mut exposure: Exposure) {
-        let ended = match exposure.hold.take() {
-            Some(Hold::Registration(registration)) => registration.end(),
-            Some(Hold::Window { window, .. }) => window.end(),
-            None => Ok(()),
-        };
-        let Err(error) = ended else { return };
-        // Nobody reaches this link's memory but through its queue pair.
-        let mut queue = self.lock();
-        queue.fail_with(Failure::Call(error.to_string()));
-        let pair = queue.end();
-        drop(queue);
-        if let Err(error) = pair {
-            tracing::error!("{}: {error}: memory that its peer may read is kept for ever", self.rail);
-            std::mem::forget(exposure);
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What follows the head of a packet.
-pub(super) enum Payload<'a> {
-    None,
-    Bytes(&'a [u8]),
-    Source { slice: &'a Slice, from: usize, len: usize },
 }
 
 impl Queue {
@@ -665,94 +362,12 @@ impl Queue {
         }
     }
 
-    /// The other end is through with the oldest chunks that it could read.
-    fn take(&mut self, count: u8, over: &mut Vec<Exposure>) {
-        for _ in 0..count {
-            let Some(mut exposure) = self.exposures.pop_front() else {
-                self.fail_with(Failure::Violation("it has taken more than it was shown"));
-                return;
-            };
-            self.exposed_bytes -= exposure.len_bytes;
-            let ended = match exposure.hold.take() {
-                // Taken back before.
-                None => Ok(()),
-                Some(Hold::Registration(registration)) => registration.end(),
-                Some(hold @ Hold::Window { .. }) => {
-                    let (key, number) = (hold.key(), exposure.number);
-                    exposure.hold = Some(hold);
-                    // SAFETY: no memory is named.
-                    let posted = unsafe { self.post(kind::CLOSE << 56 | number, &Work::Close { key }) };
-                    self.closing.push(exposure);
-                    if let Err(error) = posted {
-                        self.fail_with(Failure::Call(error.to_string()));
-                    }
-                    continue;
-                }
-            };
-            if let Err(error) = ended {
-                self.fail_with(Failure::Call(error.to_string()));
-                if self.end().is_err() {
-                    std::mem::forget(exposure);
-                    continue;
-                }
-            }
-            over.push(exposure);
-        }
-    }
-
-    /// A window is closed: nobody reads through it any more.
-    fn closed(&mut self, number: u64, over: &mut Vec<Exposure>) {
-        let Some(at) = self.closing.iter().position(|exposure| exposure.number == number) else { return };
-        let mut exposure = self.closing.swap_remove(at);
-        if let Some(Hold::Window { window, .. }) = exposure.hold.take() {
-            self.windows.push(window);
-        }
-        over.push(exposure);
-    }
-
     /// Ends the queue pair, after which the device neither reads nor writes anything through it.
     fn end(&mut self) -> Result<(), VerbsError> {
         self.pair.end()?;
         self.done = self.posted;
         self.landing = None;
         Ok(())
-    }
-}
-
-impl Hold {
-    /// The key under which the other end reads.
-    fn key(&self) -> u32 {
-        match self {
-            Self::Registration(registration) => registration.remote_key(),
-            Self::Window { key, .. } => *key,
-        }
-    }
-}
-
-impl Reader for Wire {
-    fn look(&self) {
-        self.turn();
-    }
-
-    fn stop(&self, number: u64) {
-        let taken = {
-            let mut queue = self.lock();
-            let Queue { exposures, closing, .. } = &mut *queue;
-            let Some(exposure) = exposures.iter_mut().chain(closing).find(|exposure| exposure.number == number) else {
-                return;
-            };
-            // It keeps its place among what the other end takes.
-            let (hold, exposed) = (exposure.hold.take(), exposure.exposed.take());
-            Exposure { number, len_bytes: 0, hold, exposed }
-        };
-        self.take_back(taken);
-    }
-}
-
-impl Pulling for Wire {
-    fn stop(&self) -> bool {
-        let (posted, done) = self.reads_so_far();
-        done >= posted || self.reads_are_over(posted, READER_GRACE) || self.stop_reading()
     }
 }
 
