@@ -399,3 +399,113 @@ impl Slot {
         over.len() == ending.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use xfer_transport_core::{Lane, PeerId};
+
+    use super::*;
+    use crate::conformance::PATIENCE;
+    use crate::{Grant, Region};
+
+    const PEER: PeerId = PeerId { rank: 1, incarnation: 1 };
+    const TRANSFER: TransferId = TransferId(7);
+
+    /// A device that says when it is asked to stop, and stops when it is let.
+    #[derive(Debug)]
+    struct Device {
+        asked: Mutex<Sender<()>>,
+        stops: Mutex<Receiver<bool>>,
+    }
+
+    impl Pulling for Device {
+        fn stop(&self) -> bool {
+            self.asked.lock().unwrap().send(()).expect("somebody listens");
+            self.stops.lock().unwrap().recv_timeout(PATIENCE).expect("it is let")
+        }
+    }
+
+    /// A slot whose target a device writes, with what tells of the device and lets it stop.
+    fn pulled() -> (Arc<Slot>, Grant, Receiver<()>, Sender<bool>) {
+        let grants = Arc::new(Grants::new(Arc::default()));
+        let region = Region::allocate(4096).expect("memory");
+        let grant = grants.grant(&region, PEER).expect("a grant");
+        let (entry, memory) = grants.lock().look_up(grant.remote().id, PEER, 0, 4096).expect("granted");
+        let (asked, asks) = channel();
+        let (lets, stops) = channel();
+        let pulling: Arc<dyn Pulling> = Arc::new(Device { asked: Mutex::new(asked), stops: Mutex::new(stops) });
+        let slot = Arc::<Slot>::default();
+        slot.fill(Target { transfer: TRANSFER, offset: 0, memory, entry, pulling: Some(pulling) });
+        (slot, grant, asks, lets)
+    }
+
+    #[test]
+    fn whoever_fences_what_is_being_fenced_already_waits_for_the_device_too() {
+        let (slot, grant, asks, lets) = pulled();
+        let id = grant.remote().id;
+        std::thread::scope(|scope| {
+            let revoke = scope.spawn(|| slot.clear_region(id));
+            asks.recv_timeout(PATIENCE).expect("the device is asked to stop");
+            // The target is taken away by now, and the device still writes.
+            let others = [
+                scope.spawn(|| slot.clear_transfer(TRANSFER)),
+                scope.spawn(|| slot.clear_region(id)),
+                scope.spawn(|| slot.clear()),
+            ];
+            // Each of them asks the device itself, before any is told that it has stopped.
+            others.iter().for_each(|_| asks.recv_timeout(PATIENCE).expect("it is asked"));
+            (0..4).for_each(|_| lets.send(true).expect("it listens"));
+            assert!(revoke.join().unwrap() && others.into_iter().all(|other| other.join().unwrap()));
+        });
+        assert!(slot.clear_region(id) && slot.clear_transfer(TRANSFER), "nothing is left to wait for");
+        assert_eq!(asks.try_iter().count(), 0);
+    }
+
+    #[test]
+    fn a_device_that_does_not_stop_is_no_fence_and_keeps_its_memory() {
+        let (slot, grant, asks, lets) = pulled();
+        let id = grant.remote().id;
+        for proven in [false, false, true] {
+            lets.send(proven).expect("it listens");
+            assert_eq!(slot.clear_region(id), proven);
+            assert_eq!(slot.lock().ending.len(), usize::from(!proven), "what it may write is kept");
+        }
+        assert_eq!(asks.try_iter().count(), 3);
+    }
+
+    #[test]
+    fn a_device_is_told_nothing_more_once_the_target_is_taken_away() {
+        let (slot, grant, _asks, lets) = pulled();
+        let counters = Arc::<Counters>::default();
+        let grants = Arc::new(Grants::new(Arc::clone(&counters)));
+        let mut intake = Intake::new(LinkId(0), Arc::clone(&slot), grants, counters);
+        let header = FrameHeader { lane: Lane::Step, ..FrameHeader::for_payload(FrameKind::Data, b"") };
+        intake.chunk = Some(Arriving { header, wanted: true, crc32c: 0 });
+        let pulling = slot.lock().target.as_ref().and_then(|target| target.pulling.clone()).expect("a device");
+        let mut posted = 0;
+        let mut post = |intake: &mut Intake| {
+            intake.pull(&pulling, || {
+                posted += 1;
+                Ok::<_, LinkError>(())
+            })
+        };
+        assert!(post(&mut intake).expect("posted"));
+        assert!(intake.destination().is_some());
+        lets.send(true).expect("it listens");
+        assert!(slot.clear_region(grant.remote().id));
+        assert!(!post(&mut intake).expect("not posted"));
+        assert!(intake.destination().is_none());
+        assert_eq!(posted, 1);
+    }
+
+    #[test]
+    fn a_fence_passes_by_a_slot_that_writes_something_else() {
+        let (slot, grant, asks, _lets) = pulled();
+        let other = RegionId(grant.remote().id.0 ^ 1);
+        assert!(slot.clear_region(other) && slot.clear_transfer(TransferId(8)) && slot.clear_chunk(TRANSFER, 4096));
+        assert_eq!(asks.try_iter().count(), 0, "nobody was asked");
+        assert!(slot.lock().target.is_some());
+    }
+}

@@ -12,7 +12,7 @@ use xfer_transport::backend::verbs::{VerbsBackend, addresses};
 use xfer_transport::conformance::{
     JOB, PATIENCE, Pair, delivery, eventually, failure, fence, identity, messages, pattern, trials,
 };
-use xfer_transport::{BackendId, Endpoint, EndpointConfig, Lane, PeerId, Region};
+use xfer_transport::{BackendId, Endpoint, EndpointConfig, Lane, PeerId, Region, StartError};
 
 const LEN_BYTES: u64 = 4 << 20;
 
@@ -49,6 +49,28 @@ include!("suite/mod.rs");
 fn the_path_is_reported() {
     let Some(places) = places() else { return };
     delivery::the_path_is_reported(&maker(places), BackendId::Verbs);
+}
+
+/// This runs everywhere: what is missing differs.
+#[test]
+fn what_is_not_there_is_a_sentence_and_stops_nothing() {
+    let start = |change: fn(&mut EndpointConfig)| {
+        let mut config = EndpointConfig::new(PeerId { rank: 0, incarnation: 1 }, JOB);
+        change(&mut config);
+        Endpoint::start(config)
+    };
+    start(|_| {}).expect("nobody has asked for RDMA");
+    for change in [
+        (|config| config.transports = Some(vec![BackendId::Verbs, BackendId::Tcp])) as fn(&mut EndpointConfig),
+        |config| config.verbs_device = Some("no-such-device".into()),
+    ] {
+        let why = match start(change) {
+            Err(StartError::NoVerbs(why)) => why.to_string(),
+            other => panic!("{other:?}"),
+        };
+        let known = ["libibverbs is not on this machine", "no RDMA device", "not usable", "can't be opened"];
+        assert!(known.iter().any(|words| why.contains(words)), "{why}");
+    }
 }
 
 /// Chunks are registered one by one where a device has no windows to open on what is registered.
