@@ -128,8 +128,12 @@ fn a_queue_pair_that_fails_at_any_request_costs_nothing_but_the_chunks_under_way
     for at in [0, 1, 2, 3, 5, 8, 13, 21, 34] {
         for (ours, theirs) in [(Some(at), None), (None, Some(at))] {
             let (sender, receiver) = (failing(0, here, ours), failing(1, there, theirs));
-            sender.connect(&receiver.ticket(), PATIENCE).expect("over TCP, if not over the device");
-            // A device that fails while the two introduce each other may have made them peers already.
+            // A device that fails while the two introduce each other takes the peer with it, as long as nothing else is there.
+            eventually("TCP carries or stands by", || {
+                let connected = sender.connect(&receiver.ticket(), PATIENCE).is_ok();
+                let route = sender.route(receiver.id()).filter(|_| connected);
+                route.is_some_and(|route| route.over == BackendId::Tcp || route.standing_by.contains(&BackendId::Tcp))
+            });
             let gone = || (sender.stats().peers_down, receiver.stats().peers_down);
             let before = gone();
             for _ in 0..2 {
@@ -202,4 +206,36 @@ fn memory_that_can_not_be_registered_goes_in_packets_and_the_route_says_why() {
         write();
     }
     drop(roomy);
+}
+
+/// Packets that a device has sent since the machine was started, where its driver counts them.
+fn sent_packets(device: &str) -> Option<u64> {
+    let counter = format!("/sys/class/infiniband/{device}/ports/1/hw_counters/sent_pkts");
+    std::fs::read_to_string(counter).ok()?.trim().parse().ok()
+}
+
+#[test]
+fn devices_that_are_named_carry_side_by_side_whatever_address_is_bound() {
+    if places().is_none() {
+        return;
+    }
+    let names = xfer_sys::verbs::device_names().expect("there are some");
+    let before: Vec<_> = names.iter().map(|name| sent_packets(name)).collect();
+    let make = || {
+        let backend = VerbsBackend::bind(([127, 0, 0, 1], 0).into(), Some(&names.join(","))).expect("all can be used");
+        assert_eq!(backend.rails().len(), names.len());
+        Arc::new(backend) as Arc<dyn Backend>
+    };
+    let pair = Pair::with(&make, |config| config.links_per_peer = 2 * names.len());
+    let source = Region::from_vec(pattern(4 * LEN_BYTES, 11));
+    let (destination, grant) = pair.granted(4 * LEN_BYTES);
+    let (to, remote) = (pair.receiver.id(), grant.remote().all());
+    let write = pair.sender.write(to, source.all(), remote, Lane::Rescue, None);
+    write.wait(Some(PATIENCE)).expect("applied and verified");
+    assert!(destination.copy_to_vec() == source.copy_to_vec());
+    for (name, before) in names.iter().zip(before) {
+        // Introductions and signs of life are a few dozen packets; a chunk is some hundred.
+        let sent = before.zip(sent_packets(name)).map(|(before, after)| after - before);
+        assert!(sent.is_none_or(|sent| sent > 200), "{name} has sent {sent:?} packets");
+    }
 }

@@ -201,3 +201,23 @@ impl Drop for CompletionQueue {
         unsafe { (self.channel.context.library.destroy_cq)(self.raw) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_way_to_fail_has_its_words() {
+        for (status, says) in [
+            (Status::DONE, "done"),
+            (Status::FLUSHED, "flushed"),
+            (Status::REMOTE_ACCESS, "remote access error"),
+            (Status::RETRIES_EXCEEDED, "does not answer"),
+            (Status(13), "receiver-not-ready"),
+            (Status(99), "status 99"),
+        ] {
+            assert!(status.to_string().contains(says), "{status}");
+            assert_eq!(status.is_ok(), status == Status::DONE);
+        }
+    }
+}
