@@ -6,8 +6,8 @@
 //! memory. Nobody is ever told where to write; and what may be read is one chunk, while it is on its way.
 //!
 //! A fence has to do with a device here, which writes by itself what it was told to. So the slot through which every backend
-//! writes knows who is writing into it ([`crate::intake::Pulling`]), and a source's gate knows who reads it
-//! ([`crate::gate::Reader`]): both give the device a moment to come to its end, and stop it where it doesn't. What proves the end
+//! writes knows who is writing into it (`Pulling` in `intake.rs`), and a source's gate knows who reads it
+//! (`Reader` in `gate.rs`): both give the device a moment to come to its end, and stop it where it doesn't. What proves the end
 //! is in `wire.rs`.
 
 mod buffers;

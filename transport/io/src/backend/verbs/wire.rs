@@ -3,7 +3,8 @@
 //! Everything is behind one lock, under which nobody waits, so that whoever needs a proof finds it by itself: the link's own
 //! thread, one that cancels, one that revokes a grant. **A read is over when its completion was found**, as done, failed or
 //! flushed; a queue pair that is told to fail flushes everything, and one that was destroyed is through without saying so. **A
-//! source is read no more when its registration has ended**, a call that returns only then.
+//! source is read no more when its window is closed**, which has a completion, **or its registration has ended**, a call that returns
+//! only then.
 #![allow(unsafe_code, reason = "a device is given memory")]
 
 mod exposures;
