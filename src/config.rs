@@ -67,6 +67,8 @@ pub struct Config {
     pub busy_poll: Duration,
     /// Whether memory that isn't shared is fetched from processes of this machine.
     pub shm_fetch: bool,
+    /// The RDMA devices to use; `None` takes the one whose port has the address of `bind`.
+    pub verbs_device: Option<String>,
     /// Whether to listen where other machines reach us although nobody is asked who he is.
     pub insecure: bool,
     /// The file whose appearance is a notice.
@@ -220,6 +222,7 @@ impl Config {
             egress_bytes_per_s: reader.value(&settings::EGRESS, parse::rate)?,
             busy_poll: reader.value(&settings::BUSY_POLL, parse::duration)?,
             shm_fetch: reader.value(&settings::SHM_FETCH, parse::switch)?,
+            verbs_device: reader.value(&settings::VERBS_DEVICE, parse::verbs_device)?,
             insecure: reader.value(&settings::INSECURE, parse::switch)?,
             notice_file: reader.optional(&settings::NOTICE_FILE, parse::text)?.map(PathBuf::from),
             grace: reader.value(&settings::GRACE, parse::duration)?,

@@ -61,8 +61,7 @@ fn backends() -> Vec<Backend> {
         let usable = found.is_ok();
         (backend.to_string(), usable, found.unwrap_or_else(|why| why))
     });
-    let absent =
-        ["cuda_ipc", "verbs", "nccl"].map(|name| (name.to_owned(), false, "not part of this version".to_owned()));
+    let absent = ["cuda_ipc", "nccl"].map(|name| (name.to_owned(), false, "not part of this version".to_owned()));
     tried.chain(absent).map(|(name, usable, why)| Backend { name, usable, why }).collect()
 }
 

@@ -255,8 +255,8 @@ fn info_shows_every_setting_and_where_it_comes_from() {
     assert_eq!(value("XFER_STORE"), expected("node-0:29401", "from MASTER_ADDR, MASTER_PORT"));
     assert_eq!(value("XFER_CHUNK"), expected("1MiB", "default"));
     let backends: Vec<&Value> = document["backends"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
-    assert_eq!(backends, ["shm", "tcp", "cuda_ipc", "verbs", "nccl"]);
-    assert_eq!(document["backends"][1]["usable"], true);
+    assert_eq!(backends, ["shm", "verbs", "tcp", "cuda_ipc", "nccl"]);
+    assert_eq!(document["backends"][2]["usable"], true);
     assert_eq!(document["warnings"].as_array().unwrap().len(), 2);
     assert!(ended.err.contains("warning: XFER_LOGS is not a setting of xfer"), "{}", ended.err);
     assert!(ended.err.contains("`stroe` in xfer.toml is not a setting of xfer"), "{}", ended.err);

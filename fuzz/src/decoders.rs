@@ -18,6 +18,7 @@ use xfer_transport_core::frame::{FrameError, FrameHeader};
 use xfer_transport_core::landed::Landed;
 use xfer_transport_core::message::{Greeting, LinkMessage, Received};
 use xfer_transport_core::packet::Packet;
+use xfer_transport_core::rdma::{INTRODUCTION_BYTES, Opening, PACKET_HEAD_BYTES, RdmaPacket, numbers_of};
 use xfer_transport_core::ticket::Ticket;
 use xfer_transport_core::{Time, limits};
 
@@ -43,6 +44,29 @@ pub fn packet(bytes: &[u8]) -> bool {
         header[40..44].copy_from_slice(&expected.to_le_bytes());
     }
     is_rewritten(&packet, Packet::decode(&packet), |decoded| [&decoded.encode_head(), decoded.inline()].concat())
+}
+
+/// What two ends say to each other that are connected by queue pairs, and how these are introduced.
+pub fn rdma(bytes: &[u8]) -> bool {
+    let mut packet = bytes.to_vec();
+    if let Some(header) = packet.get_mut(PACKET_HEAD_BYTES..PACKET_HEAD_BYTES + limits::FRAME_HEADER_BYTES)
+        && let Err(FrameError::Checksum { expected, .. }) = FrameHeader::decode(header)
+    {
+        header[40..44].copy_from_slice(&expected.to_le_bytes());
+    }
+    let decoded = RdmaPacket::decode(&packet);
+    if let Ok(decoded) = &decoded {
+        assert_eq!(numbers_of(&packet), Some((decoded.taken, decoded.freed)));
+    }
+    is_rewritten(&packet, decoded, |decoded| [&decoded.encode_head(), decoded.inline()].concat()) | introduction(bytes)
+}
+
+fn introduction(bytes: &[u8]) -> bool {
+    let Some(first) = bytes.first_chunk::<INTRODUCTION_BYTES>() else { return false };
+    let mut sealed = *first;
+    let (body, sum) = sealed.split_at_mut(INTRODUCTION_BYTES - 4);
+    sum.copy_from_slice(&crc32c(body).to_le_bytes());
+    is_rewritten(&sealed, Opening::decode(&sealed), |opening| opening.encode())
 }
 
 /// Greetings of links, messages of paths, what beats carry, and what has landed: any of these may be meant.

@@ -11,9 +11,10 @@ pub mod values;
 pub type Run = fn(&[u8]) -> bool;
 
 /// All of them, by the name of the target and of its corpus folder.
-pub const ALL: [(&str, Run); 20] = [
+pub const ALL: [(&str, Run); 21] = [
     ("frame", decoders::frame),
     ("packet", decoders::packet),
+    ("rdma", decoders::rdma),
     ("link_message", decoders::link_message),
     ("ticket", decoders::ticket),
     ("message", decoders::message),

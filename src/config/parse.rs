@@ -77,14 +77,15 @@ pub fn transports(text: &str) -> Result<Option<Vec<BackendId>>, String> {
     if text == "auto" {
         return Ok(None);
     }
-    let usable = [BackendId::Shm, BackendId::Tcp];
+    let usable = [BackendId::Shm, BackendId::Verbs, BackendId::Tcp];
     let mut found = Vec::new();
     for name in text.split(',').map(str::trim) {
         let backend = usable.into_iter().find(|backend| backend.to_string() == name);
         match backend.filter(|backend| !found.contains(backend)) {
             Some(backend) => found.push(backend),
             None => {
-                return Err("transports are written as shm,tcp or shm or tcp; auto means all that are here".to_owned());
+                return Err("transports are written as shm,verbs,tcp or as some of them; auto means all that are here"
+                    .to_owned());
             }
         }
     }
@@ -96,6 +97,24 @@ pub(super) fn chunk(text: &str) -> Result<u32, String> {
     let chunk = size(text)?;
     let fits = (min..=max).contains(&chunk);
     fits.then_some(chunk as u32).ok_or_else(|| "a chunk is 64KiB to 16MiB".to_owned())
+}
+
+/// Devices by name; none for nothing. What they are called is looked up where they are used.
+pub(super) fn verbs_device(text: &str) -> Result<Option<String>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let fits = |name: &str| {
+        let (name, place) =
+            name.trim().split_once(':').map_or((name.trim(), None), |(name, place)| (name, Some(place)));
+        let numbers = place
+            .is_none_or(|place| place.split('/').count() <= 2 && place.split('/').all(|n| n.parse::<u8>().is_ok()));
+        !name.is_empty() && numbers
+    };
+    if text.split(',').all(fits) {
+        return Ok(Some(text.to_owned()));
+    }
+    Err("RDMA devices are written as mlx5_0, mlx5_0:1 or mlx5_0:1/3, several with commas".to_owned())
 }
 
 /// A switch: `1`, `true`, `yes`, `on` and their opposites.

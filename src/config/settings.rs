@@ -77,7 +77,7 @@ pub(super) const ADVERTISE: Setting = Setting {
 pub(super) const TRANSPORTS: Setting = Setting {
     name: "XFER_TRANSPORTS",
     default: DefaultValue::Is("auto"),
-    meaning: "What may move bytes, best first: `shm,tcp`, or one of them, which is then kept to. `auto` takes all that are here.",
+    meaning: "What may move bytes, best first: `shm,verbs,tcp`, or some of them, which are then kept to. `auto` takes all that are here.",
 };
 pub(super) const LINKS: Setting = Setting {
     name: "XFER_LINKS",
@@ -103,6 +103,11 @@ pub(super) const SHM_FETCH: Setting = Setting {
     name: "XFER_SHM_FETCH",
     default: DefaultValue::Is("1"),
     meaning: "`0` keeps processes of one machine from reading each other's memory: what isn't shared goes through a ring.",
+};
+pub(super) const VERBS_DEVICE: Setting = Setting {
+    name: "XFER_VERBS_DEVICE",
+    default: DefaultValue::Follows("the device whose port has the address of `XFER_BIND`"),
+    meaning: "The RDMA devices to use, as `mlx5_0`, `mlx5_0:1` (port) or `mlx5_0:1/3` (port and GID), several with commas.",
 };
 pub(super) const INSECURE: Setting = Setting {
     name: "XFER_INSECURE",
@@ -146,7 +151,7 @@ pub(super) const CONFIG: Setting = Setting {
 };
 
 /// Everything that can be set. At most 25: what nobody needs to set isn't here.
-pub const SETTINGS: [Setting; 20] = [
+pub const SETTINGS: [Setting; 21] = [
     STORE,
     STORE_TIMEOUT,
     START_TIMEOUT,
@@ -159,6 +164,7 @@ pub const SETTINGS: [Setting; 20] = [
     EGRESS,
     BUSY_POLL,
     SHM_FETCH,
+    VERBS_DEVICE,
     INSECURE,
     NOTICE_FILE,
     GRACE,

@@ -70,6 +70,19 @@ fn transports_are_named_best_first_or_left_to_what_is_here() {
     assert_eq!(transports("auto"), None);
     assert_eq!(transports("tcp, shm"), Some(vec![BackendId::Tcp, BackendId::Shm]));
     assert_eq!(transports("shm"), Some(vec![BackendId::Shm]));
+    assert_eq!(transports("verbs,tcp"), Some(vec![BackendId::Verbs, BackendId::Tcp]));
+}
+
+#[test]
+fn rdma_devices_are_named_with_or_without_a_place() {
+    let devices = |text| resolve(&[("XFER_VERBS_DEVICE", text)]).map(|config| config.verbs_device);
+    for text in ["mlx5_0", "mlx5_0:1", "rxe0:1/1,rxe1:1/3"] {
+        assert_eq!(devices(text).unwrap(), Some(text.to_owned()));
+    }
+    assert_eq!(devices("").unwrap(), None);
+    for text in ["rxe0:", "rxe0:1/", "rxe0:1/2/3", "rxe0:256", ",", ":1"] {
+        assert!(devices(text).unwrap_err().to_string().contains("mlx5_0:1/3"), "{text}");
+    }
 }
 
 #[test]

@@ -171,6 +171,7 @@ fn start_endpoint(options: &Options, id: PeerId, talk: &TcpStream) -> Outcome<En
     config.links_per_peer = options.links as usize;
     config.busy_poll = Duration::from_micros(options.busy_poll);
     config.transports.clone_from(&options.transport.0);
+    config.verbs_device.clone_from(&options.verbs_device);
     Endpoint::start(config).map_err(Failure::usage)
 }
 
@@ -197,6 +198,9 @@ impl Spawned {
             .args(["--once", "--bind", "127.0.0.1:0", "--timeout", &timeout])
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
+        if let Some(devices) = &options.verbs_device {
+            command.args(["--verbs-device", devices]);
+        }
         if let Some(processor) = options.pin_cores.get(1) {
             command.args(["--pin-cores", &processor.to_string()]);
         }

@@ -98,7 +98,7 @@ fn list_backends() {
             Err(why) => println!("{backend:<10} no   {why}"),
         }
     }
-    for name in ["cuda_ipc", "verbs", "nccl"] {
+    for name in ["cuda_ipc", "nccl"] {
         println!("{name:<10} no   not part of this version");
     }
 }

@@ -93,11 +93,14 @@ pub(crate) struct Options {
     /// Writes that are under way at the same time [default: 1; 64 for rate].
     #[arg(long, short = 'q', value_parser = clap::value_parser!(u64).range(1..=4096))]
     pub(crate) streams: Option<u64>,
-    /// What may move the bytes, best first: shm,tcp or one of them.
+    /// What may move the bytes, best first: shm,verbs,tcp or some of them.
     #[arg(long, default_value = "auto", value_parser = transports)]
     pub(crate) transport: Transports,
+    /// The RDMA devices of this end, as device[:port[/gid]]; else the one whose port has the address.
+    #[arg(long, env = "XFER_VERBS_DEVICE")]
+    pub(crate) verbs_device: Option<String>,
     /// Fails unless the bytes go over this.
-    #[arg(long, value_name = "shm|tcp", value_parser = backend)]
+    #[arg(long, value_name = "shm|verbs|tcp", value_parser = backend)]
     pub(crate) require_path: Option<BackendId>,
     /// Where the source lies.
     #[arg(long, value_enum, default_value = "host")]
@@ -235,7 +238,7 @@ fn transports(text: &str) -> Result<Transports, String> {
 fn backend(text: &str) -> Result<BackendId, String> {
     match parse::transports(text)?.as_deref() {
         Some([backend]) => Ok(*backend),
-        _ => Err("one path is named: shm or tcp".to_owned()),
+        _ => Err("one path is named: shm, verbs or tcp".to_owned()),
     }
 }
 

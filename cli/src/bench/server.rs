@@ -45,7 +45,7 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     loop {
         let (stream, from) = listener.accept().map_err(Failure::connection)?;
         let _ = stream.set_read_timeout(Some(options.timeout() * 10));
-        let served = Talk::new(stream).and_then(|talk| serve(talk, address.ip()));
+        let served = Talk::new(stream).and_then(|talk| serve(talk, address.ip(), options.verbs_device.as_deref()));
         if options.once {
             return served;
         }
@@ -66,23 +66,28 @@ struct Session {
     ip: IpAddr,
 }
 
-fn serve(mut talk: Talk, ip: IpAddr) -> Outcome<()> {
+fn serve(mut talk: Talk, ip: IpAddr, verbs_device: Option<&str>) -> Outcome<()> {
     let mut session = None;
     while let Some(request) = talk.hear()? {
-        let answer = answer(&mut session, &request, ip).unwrap_or_else(|error| json!({ "error": error }));
+        let answer = answer(&mut session, &request, ip, verbs_device).unwrap_or_else(|error| json!({ "error": error }));
         talk.say(&answer)?;
     }
     Ok(())
 }
 
-fn answer(session: &mut Option<Session>, request: &Value, ip: IpAddr) -> Result<Value, String> {
+fn answer(
+    session: &mut Option<Session>,
+    request: &Value,
+    ip: IpAddr,
+    verbs_device: Option<&str>,
+) -> Result<Value, String> {
     let number = |field: &str| request[field].as_u64().ok_or_else(|| format!("no {field}"));
     let what = request["ask"].as_str().unwrap_or_default();
     if what == "hello" {
         if number("protocol")? != PROTOCOL {
             return Err(format!("this is xfer-bench {}, use the same on both ends", env!("CARGO_PKG_VERSION")));
         }
-        let started = Session::start(request, ip)?;
+        let started = Session::start(request, ip, verbs_device)?;
         let ticket = hex(&started.endpoint.ticket());
         *session = Some(started);
         return Ok(json!({ "ticket": ticket, "machine": machine::describe() }));
@@ -123,8 +128,9 @@ fn answer(session: &mut Option<Session>, request: &Value, ip: IpAddr) -> Result<
 
 impl Session {
     /// Set up as the client is: what differs between two ends is what nobody finds.
-    fn start(hello: &Value, ip: IpAddr) -> Result<Self, String> {
+    fn start(hello: &Value, ip: IpAddr, verbs_device: Option<&str>) -> Result<Self, String> {
         let mut config = EndpointConfig::new(SERVER, JOB);
+        config.verbs_device = verbs_device.map(str::to_owned);
         config.bind = SocketAddr::new(ip, 0);
         config.chunk_bytes =
             hello["chunk"].as_u64().and_then(|chunk| u32::try_from(chunk).ok()).unwrap_or(config.chunk_bytes);

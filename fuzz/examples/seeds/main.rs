@@ -23,6 +23,7 @@ use xfer_transport_core::message::{
 };
 use xfer_transport_core::packet::Packet;
 use xfer_transport_core::path::TransferId;
+use xfer_transport_core::rdma::{self, Introduction, Opening, RdmaPacket};
 use xfer_transport_core::stream::StreamId;
 use xfer_transport_core::ticket::Ticket;
 use xfer_transport_core::{BackendId, Lane, PeerId, Place, RegionId, RemoteRegion, message};
@@ -35,9 +36,10 @@ type Seeds = (&'static str, Vec<(String, Vec<u8>)>);
 fn main() -> io::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     let seals = vec![("with-cut", first_seal().encode().into()), ("without-cut", empty_seal().encode().into())];
-    let all: [Seeds; 14] = [
+    let all: [Seeds; 15] = [
         ("frame", named(frames())),
         ("packet", named(packets())),
+        ("rdma", named(rdma())),
         ("link_message", named(link_messages())),
         ("ticket", named(tickets())),
         ("message", named(messages())),
@@ -114,6 +116,29 @@ fn packets() -> Vec<(&'static str, Vec<u8>)> {
         ("forget", whole(Packet::Forget { id: 7 })),
         ("freed", whole(Packet::Freed { len_bytes: 65_536 })),
         ("kind-99", [&[99][..], &1_u64.to_le_bytes()].concat()),
+    ]
+}
+
+fn rdma() -> Vec<(&'static str, Vec<u8>)> {
+    let (header, inline) = (header(FrameKind::Data), &b"inline"[..]);
+    let whole = |body: rdma::Body<'_>| {
+        let packet = RdmaPacket { taken: 1, freed: 16, body };
+        [&packet.encode_head(), packet.inline()].concat()
+    };
+    let exposed = whole(rdma::Body::Exposed { header, at: 1 << 46, key: 7 });
+    let (queue_pair, psn, gid) = (17, 0x12_3456, std::array::from_fn(|at| at as u8));
+    let hello = Introduction { queue_pair, psn, gid, mtu_bytes: 4096, reads: 16, rail: 0, room: 32 };
+    vec![
+        ("nothing", whole(rdma::Body::Nothing)),
+        ("frame", whole(rdma::Body::Frame { header, inline })),
+        ("more", whole(rdma::Body::More(inline))),
+        ("exposed-cut-short", exposed[..exposed.len() - 4].into()),
+        ("exposed", exposed),
+        ("abandon", whole(rdma::Body::Abandon)),
+        ("unread", whole(rdma::Body::Unread { errno: 12 })),
+        ("kind-99", vec![99, 0, 0, 0]),
+        ("hello", Opening::Hello(hello).encode().into()),
+        ("refusal", Opening::Refusal { len_bytes: 200 }.encode().into()),
     ]
 }
 

@@ -26,6 +26,7 @@ mod planted;
 #[cfg(feature = "planted")]
 pub mod planted;
 pub mod rate;
+pub mod rdma;
 pub mod region;
 pub mod schedule;
 pub mod stream;

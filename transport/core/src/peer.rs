@@ -31,11 +31,13 @@ pub enum BackendId {
     Sim = 2,
     /// Memory of one machine that both ends see.
     Shm = 3,
+    /// RDMA verbs: queue pairs of network cards that reach memory by themselves.
+    Verbs = 4,
 }
 
 impl BackendId {
     /// All that this build knows, the one that is preferred first: what copies least and asks least of the kernel.
-    pub const PREFERRED: [Self; 3] = [Self::Shm, Self::Tcp, Self::Sim];
+    pub const PREFERRED: [Self; 4] = [Self::Shm, Self::Verbs, Self::Tcp, Self::Sim];
 
     /// Its place in [`BackendId::PREFERRED`]; lower is better.
     pub fn rank(self) -> usize {
@@ -48,6 +50,7 @@ impl BackendId {
             1 => Some(Self::Tcp),
             2 => Some(Self::Sim),
             3 => Some(Self::Shm),
+            4 => Some(Self::Verbs),
             _ => None,
         }
     }
@@ -59,6 +62,7 @@ impl fmt::Display for BackendId {
             Self::Tcp => "tcp",
             Self::Sim => "sim",
             Self::Shm => "shm",
+            Self::Verbs => "verbs",
         })
     }
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use xfer_transport_core::frame::{FrameError, FrameHeader};
 use xfer_transport_core::message::{Greeting, LinkMessage, Received};
 use xfer_transport_core::packet::Packet;
+use xfer_transport_core::rdma::{INTRODUCTION_BYTES, Opening, RdmaPacket};
 use xfer_transport_core::ticket::Ticket;
 
 fn frame(bytes: &[u8]) -> bool {
@@ -23,6 +24,15 @@ fn frame(bytes: &[u8]) -> bool {
 
 fn packet(bytes: &[u8]) -> bool {
     let Ok(packet) = Packet::decode(bytes) else { return false };
+    assert_eq!([&packet.encode_head(), packet.inline()].concat(), bytes);
+    true
+}
+
+fn rdma(bytes: &[u8]) -> bool {
+    let opening = bytes.try_into().is_ok_and(|bytes: &[u8; INTRODUCTION_BYTES]| {
+        comes_back(Opening::decode(bytes), |opening| Opening::decode(&opening.encode()))
+    });
+    let Ok(packet) = RdmaPacket::decode(bytes) else { return opening };
     assert_eq!([&packet.encode_head(), packet.inline()].concat(), bytes);
     true
 }
@@ -73,6 +83,11 @@ fn frames() {
 #[test]
 fn packets() {
     replay("packet", packet);
+}
+
+#[test]
+fn packets_of_queue_pairs() {
+    replay("rdma", rdma);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! What moves bytes: a backend opens and accepts links, a link carries frames. The seam for verbs, CUDA and
-//! NCCL.
+//! What moves bytes: a backend opens and accepts links, a link carries frames. The seam for CUDA and NCCL
+//! too.
 //!
 //! A link is polled and never blocks. The sending side hands it operations; one that doesn't fit comes back. The
 //! receiving side places bytes through the [`Intake`] it is given, which knows the live grants and the fence: a
@@ -8,6 +8,7 @@
 pub mod shm;
 pub mod sim;
 pub mod tcp;
+pub mod verbs;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -173,6 +174,8 @@ pub fn answers(ticket: &Ticket, timeout: Duration) -> bool {
     ticket.addresses.iter().any(|(backend, address)| match backend {
         BackendId::Tcp => tcp::answers(address, timeout),
         BackendId::Shm => shm::answers(address, timeout),
+        // The connection that introduces queue pairs is one of TCP.
+        BackendId::Verbs => tcp::answers(address, timeout),
         _ => false,
     })
 }
@@ -191,8 +194,9 @@ pub fn probe() -> Vec<Probe> {
     let passed = "sealed memory files can be passed to processes of this user";
     let shm = shm::ShmBackend::bind().map(|_| format!("{passed}; {}", shm::ordinary_memory()));
     let tcp = tcp::TcpBackend::bind(([127, 0, 0, 1], 0).into()).map(|_| "a socket of this machine listens".to_owned());
-    [(BackendId::Shm, shm), (BackendId::Tcp, tcp)]
-        .map(|(backend, found)| Probe { backend, found: found.map_err(|error| error.to_string()) })
+    let [shm, tcp] = [shm, tcp].map(|found| found.map_err(|error| error.to_string()));
+    [(BackendId::Shm, shm), (BackendId::Verbs, verbs::probe()), (BackendId::Tcp, tcp)]
+        .map(|(backend, found)| Probe { backend, found })
         .into()
 }
 

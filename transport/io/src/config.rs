@@ -14,6 +14,7 @@ use xfer_transport_core::{BackendId, Lane, PeerId};
 use crate::backend::Backend;
 use crate::backend::shm::ShmBackend;
 use crate::backend::tcp::TcpBackend;
+use crate::backend::verbs::VerbsBackend;
 use crate::error::StartError;
 use crate::limits::BUSY_POLL_MAX;
 
@@ -42,6 +43,9 @@ pub struct EndpointConfig {
     /// Whether memory that isn't shared is fetched from processes of this machine, where the system lets one read another's;
     /// else it is passed through a ring.
     pub fetches: bool,
+    /// The RDMA devices to use, as `device[:port[/gid]]` with commas between several; `None` takes the one whose port has the
+    /// address of `bind`.
+    pub verbs_device: Option<String>,
     /// Which of our own backends to open, the preferred one first: each must be there. `None` takes all that are.
     pub transports: Option<Vec<BackendId>>,
     /// What moves bytes instead of our own backends, if there is any.
@@ -63,6 +67,7 @@ impl EndpointConfig {
             lane_bytes_per_s: [None; Lane::ALL.len()],
             busy_poll: Duration::ZERO,
             fetches: true,
+            verbs_device: None,
             transports: None,
             backends: Vec::new(),
         }
@@ -105,18 +110,24 @@ impl EndpointConfig {
                     tracing::warn!("no shared memory here, peers on this machine are reached by tcp: {error}")
                 }
             }
+            match self.open_verbs() {
+                Ok(verbs) => backends.push(verbs),
+                Err(StartError::NoVerbs(why)) if self.verbs_device.is_none() => tracing::debug!("no RDMA: {why}"),
+                Err(error) => return Err(error),
+            }
             backends.push(self.open_tcp()?);
             return Ok(backends);
         };
         if wanted.is_empty() {
-            return Err(StartError::Config("no transport is wanted: name shm, tcp or both".into()));
+            return Err(StartError::Config("no transport is wanted: name some of shm, verbs and tcp".into()));
         }
         let open = |id: &BackendId| match id {
             BackendId::Shm => self.open_shm().map_err(StartError::NoSharedMemory),
+            BackendId::Verbs => self.open_verbs(),
             BackendId::Tcp => self.open_tcp(),
-            other => {
-                Err(StartError::Config(format!("{other} is not a transport of this build: name shm, tcp or both")))
-            }
+            other => Err(StartError::Config(format!(
+                "{other} is not a transport of this build: name some of shm, verbs and tcp"
+            ))),
         };
         wanted.iter().map(open).collect()
     }
@@ -126,7 +137,21 @@ impl EndpointConfig {
         Ok(Arc::new(if self.fetches { shm } else { shm.without_fetch() }))
     }
 
+    fn open_verbs(&self) -> Result<Arc<dyn Backend>, StartError> {
+        self.check_bind()?;
+        // The port that was chosen is TCP's.
+        let address = SocketAddr::new(self.bind.ip(), 0);
+        let verbs = VerbsBackend::bind(address, self.verbs_device.as_deref()).map_err(StartError::NoVerbs)?;
+        Ok(Arc::new(verbs))
+    }
+
     fn open_tcp(&self) -> Result<Arc<dyn Backend>, StartError> {
+        self.check_bind()?;
+        let tcp = TcpBackend::bind(self.bind).map_err(|error| StartError::Bind { address: self.bind, error })?;
+        Ok(Arc::new(tcp.advertised_as(self.advertise)))
+    }
+
+    fn check_bind(&self) -> Result<(), StartError> {
         let insecure = std::env::var_os("XFER_INSECURE").is_some_and(|value| value == "1");
         if !self.bind.ip().is_loopback() && !insecure {
             return Err(StartError::Exposed(self.bind));
@@ -137,8 +162,7 @@ impl EndpointConfig {
                 self.bind
             )));
         }
-        let tcp = TcpBackend::bind(self.bind).map_err(|error| StartError::Bind { address: self.bind, error })?;
-        Ok(Arc::new(tcp.advertised_as(self.advertise)))
+        Ok(())
     }
 }
 
@@ -156,6 +180,7 @@ impl fmt::Debug for EndpointConfig {
             .field("lane_bytes_per_s", &self.lane_bytes_per_s)
             .field("busy_poll", &self.busy_poll)
             .field("fetches", &self.fetches)
+            .field("verbs_device", &self.verbs_device)
             .field("transports", &self.transports)
             .field("backends", &backends)
             .finish()

@@ -58,7 +58,8 @@ impl Dialer {
         let mut unused = Vec::new();
         while let Some(way) = ways.first() {
             connected = self.open_first_link(ticket, way, until, timeout);
-            let Err(error @ ConnectError::Unreachable { .. }) = &connected else { break };
+            // One that broke before anything was said may be broken for good, like a network that carries only small packets.
+            let Err(error @ (ConnectError::Unreachable { .. } | ConnectError::Lost { .. })) = &connected else { break };
             unused.push((way.backend.id(), error.to_string()));
             ways.remove(0);
         }
@@ -68,7 +69,7 @@ impl Dialer {
         // One link is enough to begin; the others are tried again later.
         for (way, role, count) in self.wanted(&ways) {
             for _ in usize::from(role == role_of(0))..count {
-                if let Err(error) = self.open_link(&reach.ticket, way, role, until, timeout) {
+                if let Err(error) = self.open_link(&reach.ticket, Some(&connected), way, role, until, timeout) {
                     tracing::warn!("a further link to {peer}: {error}");
                 }
             }
@@ -87,7 +88,7 @@ impl Dialer {
     ) -> Result<Arc<Peer>, ConnectError> {
         let mut again = 0;
         loop {
-            match self.open_link(ticket, way, role_of(0), until, timeout) {
+            match self.open_link(ticket, None, way, role_of(0), until, timeout) {
                 Err(ConnectError::BeganAnew(_)) if again < CONNECTED_ANEW_MAX => again += 1,
                 opened => return opened,
             }
@@ -117,31 +118,40 @@ impl Dialer {
     pub(crate) fn redial(&self) {
         for peer in self.peers.all() {
             let Some(reach) = peer.reach.get() else { continue };
-            let workers = peer.workers();
             let mut ways = self.ways(&reach.ticket);
             // What was not reached at first isn't reached later: another machine, another user.
             ways.retain(|way| reach.over.contains(&way.backend.id()));
-            let is_there = |role| workers.iter().any(|worker| worker.role() == role);
             for (way, role, count) in self.wanted(&ways) {
-                let there =
-                    workers.iter().filter(|worker| (worker.backend(), worker.role()) == (way.backend.id(), role));
-                // The other end may have opened the one for control, and the one for signs of life.
-                let missing = if role == role_of(1) { there.count() < count } else { !is_there(role) };
-                if !missing || self.shared.is_stopping() || peer.down_reason().is_some() {
+                let is_missing = || {
+                    let workers = peer.workers();
+                    let of_role = workers.iter().filter(|worker| worker.role() == role);
+                    // The other end may have opened the one for control, and the one for signs of life.
+                    match role == role_of(1) {
+                        true => of_role.filter(|worker| worker.backend() == way.backend.id()).count() < count,
+                        false => of_role.count() == 0,
+                    }
+                };
+                if !is_missing() || self.shared.is_stopping() || peer.down_reason().is_some() {
                     continue;
                 }
                 let until = Instant::now() + REDIAL_TIMEOUT;
                 let Some(_turn) = self.turn(peer.id().rank, until) else { continue };
-                if let Err(error) = self.open_link(&reach.ticket, way, role, until, REDIAL_TIMEOUT) {
+                // Who had the turn before may have been opening that very link.
+                if !is_missing() {
+                    continue;
+                }
+                if let Err(error) = self.open_link(&reach.ticket, Some(&peer), way, role, until, REDIAL_TIMEOUT) {
                     tracing::debug!("a lost link to {} stays lost: {error}", peer.id());
                 }
             }
         }
     }
 
+    /// Opens a link, the first one or a further one of a peer that is connected.
     fn open_link(
         &self,
         ticket: &Ticket,
+        of: Option<&Arc<Peer>>,
         way: &Way<'_>,
         role: LinkRole,
         until: Instant,
@@ -151,6 +161,10 @@ impl Dialer {
         let timed_out = || ConnectError::TimedOut { peer, after: timeout };
         let left = || until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
         let connection = way.open(peer, left().ok_or_else(timed_out)?)?;
+        // That may have taken a while. A further link of a peer that is gone by now would connect it anew, unasked.
+        if let Some(reason) = of.and_then(|of| of.down_reason()) {
+            return Err(ConnectError::Lost { peer, reason: reason.to_string() });
+        }
         let (done, outcome) = sync_channel(1);
         let hello = Hello {
             job: self.shared.job.clone(),

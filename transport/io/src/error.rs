@@ -36,6 +36,9 @@ pub enum StartError {
     /// Memory can't be shared here, and it was asked for by name.
     #[error("no shared memory here: {0}; leave `shm` out of XFER_TRANSPORTS")]
     NoSharedMemory(std::io::Error),
+    /// RDMA can't be used here, and it was asked for by name.
+    #[error("no RDMA here: {0}; leave `verbs` out of XFER_TRANSPORTS and XFER_VERBS_DEVICE unset")]
+    NoVerbs(std::io::Error),
     /// The system gives no thread or descriptor.
     #[error("can't start: {0}")]
     System(#[from] std::io::Error),

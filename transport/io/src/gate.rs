@@ -1,7 +1,19 @@
-//! The fence around a transfer's source: once it is closed, no link reads the source any more.
+//! The fence around a transfer's source: once it is closed, no link and no device reads the source any more.
 
-use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::limits::{READER_GRACE, READER_LOOK_EVERY};
+
+/// Something that reads sources without anybody copying: a device, on behalf of the other end.
+pub(crate) trait Reader: Send + Sync + fmt::Debug {
+    /// Finds out whether it is through with something, and leaves the gates of that. Takes no gate's lock but to leave it.
+    fn look(&self);
+
+    /// Ends what it reads under `number`, by force if need be, and leaves its gate once that is proven.
+    fn stop(&self, number: u64);
+}
 
 /// Lets links read a source until it is closed.
 #[derive(Debug, Default)]
@@ -13,8 +25,10 @@ pub(crate) struct Gate {
 #[derive(Debug, Default)]
 struct State {
     closed: bool,
-    /// Links that are reading just now.
+    /// Links that are reading just now, and what devices read.
     inside: usize,
+    /// Who reads for a device, and under which number.
+    readers: Vec<(Arc<dyn Reader>, u64)>,
 }
 
 /// A link is reading the source.
@@ -23,7 +37,7 @@ pub(crate) struct Inside<'a>(&'a Gate);
 impl Gate {
     /// Begins to read, unless it is closed.
     pub(crate) fn enter(&self) -> Option<Inside<'_>> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         if state.closed {
             return None;
         }
@@ -31,27 +45,80 @@ impl Gate {
         Some(Inside(self))
     }
 
+    /// Lets a device read, unless it is closed, until [`Gate::leave`] is called with the same number. Whoever closes the gate
+    /// meanwhile gives the reader a moment to come to an end by itself, and then stops it.
+    #[must_use]
+    pub(crate) fn admit(&self, reader: Arc<dyn Reader>, number: u64) -> bool {
+        let mut state = self.lock();
+        if !state.closed {
+            state.inside += 1;
+            state.readers.push((reader, number));
+        }
+        !state.closed
+    }
+
+    /// A device reads no more of what it was admitted for under `number`.
+    pub(crate) fn leave(&self, number: u64) {
+        let mut state = self.lock();
+        if let Some(at) = state.readers.iter().position(|(_, other)| *other == number) {
+            let reader = state.readers.swap_remove(at);
+            self.left_by_one(state);
+            // It may be the last that holds a device, whose end takes other locks.
+            drop(reader);
+        }
+    }
+
     /// Closes it and waits until nobody is inside. `false` if somebody still is after `timeout`.
     pub(crate) fn close(&self, timeout: Duration) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let began = Instant::now();
+        let mut state = self.lock();
         state.closed = true;
-        let waited = self.left.wait_timeout_while(state, timeout, |state| state.inside > 0);
-        waited.unwrap_or_else(PoisonError::into_inner).0.inside == 0
+        let mut stopped = false;
+        while state.inside > 0 {
+            let Some(left) = timeout.checked_sub(began.elapsed()) else { return false };
+            // It may be for this very thread to find out that a device is through: nobody else is waited for alone.
+            let readers = state.readers.clone();
+            if !readers.is_empty() {
+                drop(state);
+                if !stopped && began.elapsed() >= READER_GRACE {
+                    readers.iter().for_each(|(reader, number)| reader.stop(*number));
+                    stopped = true;
+                } else {
+                    readers.iter().for_each(|(reader, _)| reader.look());
+                }
+                state = self.lock();
+                if state.inside == 0 {
+                    break;
+                }
+            }
+            let wait = if readers.is_empty() { left } else { left.min(READER_LOOK_EVERY) };
+            state = self.left.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    fn left_by_one(&self, mut state: MutexGuard<'_, State>) {
+        state.inside -= 1;
+        if state.closed && state.inside == 0 {
+            self.left.notify_all();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.inside -= 1;
-        if state.closed && state.inside == 0 {
-            self.0.left.notify_all();
-        }
+        self.0.left_by_one(self.0.lock());
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
@@ -74,5 +141,39 @@ mod tests {
             drop(second);
             assert!(closing.join().expect("no panic"));
         });
+    }
+
+    /// Leaves when it is looked at, or only when it is stopped.
+    #[derive(Debug)]
+    struct Device {
+        gate: Arc<Gate>,
+        ends_by_itself: bool,
+        stopped: AtomicBool,
+    }
+
+    impl Reader for Device {
+        fn look(&self) {
+            if self.ends_by_itself {
+                self.gate.leave(7);
+            }
+        }
+
+        fn stop(&self, number: u64) {
+            self.stopped.store(true, Ordering::SeqCst);
+            self.gate.leave(number);
+        }
+    }
+
+    #[test]
+    fn closing_lets_a_device_come_to_its_end_and_stops_one_that_does_not() {
+        for ends_by_itself in [true, false] {
+            let gate = Arc::new(Gate::default());
+            let device = Arc::new(Device { gate: Arc::clone(&gate), ends_by_itself, stopped: AtomicBool::default() });
+            assert!(gate.admit(Arc::clone(&device) as Arc<dyn Reader>, 7));
+            assert!(gate.close(Duration::from_secs(60)));
+            assert_eq!(device.stopped.load(Ordering::SeqCst), !ends_by_itself);
+            assert!(!gate.admit(device, 8), "it is closed");
+            assert!(gate.close(Duration::ZERO));
+        }
     }
 }

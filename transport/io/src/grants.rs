@@ -93,7 +93,11 @@ impl Grants {
             table.slots.clone()
         };
         for slot in slots.iter().filter_map(Weak::upgrade) {
-            slot.clear_region(id);
+            if !slot.clear_region(id) {
+                // Its queue pair can't even be destroyed: the kernel's driver hangs. The memory stays allocated.
+                tracing::error!("a device does not say that it has stopped to write into grant {id}");
+                add(&self.counters.unproven_fences, 1);
+            }
         }
         subtract(&self.counters.grants_live, 1);
         add(&self.counters.revocations, 1);
@@ -150,7 +154,9 @@ impl Grant {
     /// Ends the grant. When this returns, no byte of the region is written by its peer any more.
     ///
     /// It waits for a link that is copying into the region just now, which takes microseconds: links never wait for
-    /// bytes while they may write.
+    /// bytes while they may write. A device that writes by itself is waited for, and stopped if it takes longer than a tenth of a
+    /// second or so; that one can't be stopped is a broken driver, which is logged and counted
+    /// ([`crate::Stats::unproven_fences`]).
     pub fn revoke(self) -> Fenced {
         drop(self);
         Fenced

@@ -1,6 +1,7 @@
 //! The receiving end of a link: where arriving bytes may go, and the fence that stops them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -24,7 +25,18 @@ use crate::unsummed::sums;
 pub(crate) struct Slot {
     /// The grant that is being written, 0 for none: lets a fence pass by links that are busy elsewhere.
     region: AtomicU64,
-    target: Mutex<Option<Target>>,
+    /// The transfer that is being written, 0 for none, for the same.
+    transfer: AtomicU64,
+    /// How many targets a device may still be writing though they were taken away: then no fence passes by.
+    endings: AtomicUsize,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    target: Option<Target>,
+    /// Taken away, and not yet known to be left alone: whoever else fences one of these has to wait for it too.
+    ending: Vec<Arc<Target>>,
 }
 
 #[derive(Debug)]
@@ -34,6 +46,15 @@ struct Target {
     memory: Slice,
     entry: Arc<Entry>,
     writing: Writing,
+    /// What writes into it by itself, without anybody who copies.
+    pulling: Option<Arc<dyn Pulling>>,
+}
+
+/// A device that writes granted memory by itself, as it was told to: a fence has to wait for it, or stop it.
+pub(crate) trait Pulling: Send + Sync + fmt::Debug {
+    /// Ends what was posted so far: it comes to its end by itself within a moment, or the device is stopped. Whether that is
+    /// proven: then the device writes nothing of it any more. Whoever asks holds no lock that is needed to find out.
+    fn stop(&self) -> bool;
 }
 
 /// Takes in what arrives on one link.
@@ -184,7 +205,8 @@ impl Intake {
                         Ok((entry, memory)) => {
                             wanted = true;
                             let writing = memory.begin_to_write();
-                            self.slot.fill(Target { transfer, offset: header.offset, memory, entry, writing });
+                            let (offset, pulling) = (header.offset, None);
+                            self.slot.fill(Target { transfer, offset, memory, entry, writing, pulling });
                         }
                         Err(refusal) => {
                             inbound.abandoned(self.link);
@@ -197,8 +219,12 @@ impl Intake {
                 Begin::TooMany => return Err(LinkError::Violation("too many transfers at once".into())),
             }
         }
-        if let Some(slot) = displaced.and_then(|link| peer.slot(link)) {
-            slot.clear_chunk(transfer, header.offset);
+        if let Some(slot) = displaced.and_then(|link| peer.slot(link))
+            && !slot.clear_chunk(transfer, header.offset)
+        {
+            return Err(LinkError::Violation(
+                "a device still writes an earlier copy of a chunk that comes again".into(),
+            ));
         }
         self.chunk = Some(Arriving { header, wanted, crc32c: 0 });
         Ok(())
@@ -221,8 +247,8 @@ impl Intake {
         copy: impl FnOnce(Landing<'_>, u32) -> Result<(usize, u32), E>,
     ) -> Result<usize, E> {
         let Some(chunk) = &mut self.chunk else { return copy(Landing::Discard, 0).map(|(copied, _)| copied) };
-        let target = self.slot.lock();
-        match &*target {
+        let held = self.slot.lock();
+        match &held.target {
             Some(target) if chunk.wanted => {
                 let (copied, crc32c) = copy(Landing::Memory(&target.memory), chunk.crc32c)?;
                 chunk.crc32c = if sums() { crc32c } else { 0 };
@@ -233,6 +259,31 @@ impl Intake {
                 add(&self.counters.late_bytes, copied as u64);
                 Ok(copied)
             }
+        }
+    }
+
+    /// Where the chunk belongs, for a device that is to write there; nothing if it is not wanted.
+    pub(crate) fn destination(&self) -> Option<Slice> {
+        let held = self.slot.lock();
+        let wanted = self.chunk.as_ref().is_some_and(|chunk| chunk.wanted);
+        held.target.as_ref().filter(|_| wanted).map(|target| target.memory.clone())
+    }
+
+    /// Lets `post` have a device write into the chunk's memory from now on; a fence will ask `pulling` to stop that. What has
+    /// landed is told by [`Intake::place`], which then has nothing to copy. Nothing is posted, and `false` returned, if the chunk
+    /// is not wanted any more.
+    pub(crate) fn pull<E>(
+        &mut self,
+        pulling: &Arc<dyn Pulling>,
+        post: impl FnOnce() -> Result<(), E>,
+    ) -> Result<bool, E> {
+        let mut held = self.slot.lock();
+        match &mut held.target {
+            Some(target) if self.chunk.as_ref().is_some_and(|chunk| chunk.wanted) => {
+                target.pulling = Some(Arc::clone(pulling));
+                post().map(|()| true)
+            }
+            _ => Ok(false),
         }
     }
 
@@ -292,49 +343,185 @@ impl Intake {
 }
 
 impl Slot {
-    fn lock(&self) -> MutexGuard<'_, Option<Target>> {
-        self.target.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn fill(&self, target: Target) {
-        let mut slot = self.lock();
+        let mut held = self.lock();
         self.region.store(target.entry.id().0, Ordering::SeqCst);
-        *slot = Some(target);
+        self.transfer.store(target.transfer.0, Ordering::SeqCst);
+        held.target = Some(target);
     }
 
     fn take(&self) -> Option<Target> {
-        let mut slot = self.lock();
+        let mut held = self.lock();
         self.region.store(0, Ordering::SeqCst);
-        slot.take()
+        self.transfer.store(0, Ordering::SeqCst);
+        held.target.take()
     }
 
     /// The grant `id` is over. When this returns, the link doesn't write into it any more.
-    pub(crate) fn clear_region(&self, id: RegionId) {
-        if self.region.load(Ordering::SeqCst) == id.0 {
-            self.clear_if(|target| target.entry.id() == id);
-        }
+    /// `false` if there is no proof of that.
+    pub(crate) fn clear_region(&self, id: RegionId) -> bool {
+        // In this order: what is taken away is counted before it stops being the one that is written.
+        let passes = self.region.load(Ordering::SeqCst) != id.0 && self.endings.load(Ordering::SeqCst) == 0;
+        passes || self.clear_if(|target| target.entry.id() == id)
     }
 
     /// `transfer` is over. When this returns, the link doesn't write anything of it any more.
-    pub(crate) fn clear_transfer(&self, transfer: TransferId) {
-        self.clear_if(|target| target.transfer == transfer);
+    /// `false` if there is no proof of that.
+    pub(crate) fn clear_transfer(&self, transfer: TransferId) -> bool {
+        let passes = self.transfer.load(Ordering::SeqCst) != transfer.0 && self.endings.load(Ordering::SeqCst) == 0;
+        passes || self.clear_if(|target| target.transfer == transfer)
     }
 
     /// Another link has the chunk.
-    fn clear_chunk(&self, transfer: TransferId, offset: u64) {
-        self.clear_if(|target| target.transfer == transfer && target.offset == offset);
+    fn clear_chunk(&self, transfer: TransferId, offset: u64) -> bool {
+        self.clear_if(|target| target.transfer == transfer && target.offset == offset)
     }
 
     /// The peer is gone.
-    pub(crate) fn clear(&self) {
-        self.clear_if(|_| true);
+    pub(crate) fn clear(&self) -> bool {
+        self.clear_if(|_| true)
     }
 
-    fn clear_if(&self, which: impl FnOnce(&Target) -> bool) {
-        let mut slot = self.lock();
-        if slot.as_ref().is_some_and(which) {
-            self.region.store(0, Ordering::SeqCst);
-            *slot = None;
+    /// Takes away what is written now, and waits for what a device still writes of what was. What it doesn't say the end of stays
+    /// among what is ending, with its memory.
+    fn clear_if(&self, which: impl Fn(&Target) -> bool) -> bool {
+        let ending: Vec<Arc<Target>> = {
+            let mut held = self.lock();
+            if held.target.as_ref().is_some_and(&which) {
+                let target = held.target.take().map(Arc::new);
+                if let Some(target) = target.filter(|target| target.pulling.is_some()) {
+                    held.ending.push(target);
+                    self.endings.fetch_add(1, Ordering::SeqCst);
+                }
+                self.region.store(0, Ordering::SeqCst);
+                self.transfer.store(0, Ordering::SeqCst);
+            }
+            held.ending.iter().filter(|target| which(target)).cloned().collect()
+        };
+        // Nothing more is posted into these; what is under way has its memory kept until it is known to be over. Not under the
+        // lock, which the link's thread takes to go on.
+        let is_over = |target: &&Arc<Target>| target.pulling.as_ref().is_none_or(|pulling| pulling.stop());
+        let over: Vec<&Arc<Target>> = ending.iter().filter(is_over).collect();
+        if !over.is_empty() {
+            let mut held = self.lock();
+            held.ending.retain(|target| !over.iter().any(|ended| Arc::ptr_eq(ended, target)));
+            self.endings.store(held.ending.len(), Ordering::SeqCst);
         }
+        over.len() == ending.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use xfer_transport_core::{Lane, PeerId};
+
+    use super::*;
+    use crate::conformance::PATIENCE;
+    use crate::{Grant, Region};
+
+    const PEER: PeerId = PeerId { rank: 1, incarnation: 1 };
+    const TRANSFER: TransferId = TransferId(7);
+
+    /// A device that says when it is asked to stop, and stops when it is let.
+    #[derive(Debug)]
+    struct Device {
+        asked: Mutex<Sender<()>>,
+        stops: Mutex<Receiver<bool>>,
+    }
+
+    impl Pulling for Device {
+        fn stop(&self) -> bool {
+            self.asked.lock().unwrap().send(()).expect("somebody listens");
+            self.stops.lock().unwrap().recv_timeout(PATIENCE).expect("it is let")
+        }
+    }
+
+    /// A slot whose target a device writes, with what tells of the device and lets it stop.
+    fn pulled() -> (Arc<Slot>, Grant, Receiver<()>, Sender<bool>) {
+        let grants = Arc::new(Grants::new(Arc::default()));
+        let region = Region::allocate(4096).expect("memory");
+        let grant = grants.grant(&region, PEER).expect("a grant");
+        let (entry, memory) = grants.lock().look_up(grant.remote().id, PEER, 0, 4096).expect("granted");
+        let (asked, asks) = channel();
+        let (lets, stops) = channel();
+        let pulling: Arc<dyn Pulling> = Arc::new(Device { asked: Mutex::new(asked), stops: Mutex::new(stops) });
+        let slot = Arc::<Slot>::default();
+        let writing = memory.begin_to_write();
+        slot.fill(Target { transfer: TRANSFER, offset: 0, memory, entry, writing, pulling: Some(pulling) });
+        (slot, grant, asks, lets)
+    }
+
+    #[test]
+    fn whoever_fences_what_is_being_fenced_already_waits_for_the_device_too() {
+        let (slot, grant, asks, lets) = pulled();
+        let id = grant.remote().id;
+        std::thread::scope(|scope| {
+            let revoke = scope.spawn(|| slot.clear_region(id));
+            asks.recv_timeout(PATIENCE).expect("the device is asked to stop");
+            // The target is taken away by now, and the device still writes.
+            let others = [
+                scope.spawn(|| slot.clear_transfer(TRANSFER)),
+                scope.spawn(|| slot.clear_region(id)),
+                scope.spawn(|| slot.clear()),
+            ];
+            // Each of them asks the device itself, before any is told that it has stopped.
+            others.iter().for_each(|_| asks.recv_timeout(PATIENCE).expect("it is asked"));
+            (0..4).for_each(|_| lets.send(true).expect("it listens"));
+            assert!(revoke.join().unwrap() && others.into_iter().all(|other| other.join().unwrap()));
+        });
+        assert!(slot.clear_region(id) && slot.clear_transfer(TRANSFER), "nothing is left to wait for");
+        assert_eq!(asks.try_iter().count(), 0);
+    }
+
+    #[test]
+    fn a_device_that_does_not_stop_is_no_fence_and_keeps_its_memory() {
+        let (slot, grant, asks, lets) = pulled();
+        let id = grant.remote().id;
+        for proven in [false, false, true] {
+            lets.send(proven).expect("it listens");
+            assert_eq!(slot.clear_region(id), proven);
+            assert_eq!(slot.lock().ending.len(), usize::from(!proven), "what it may write is kept");
+        }
+        assert_eq!(asks.try_iter().count(), 3);
+    }
+
+    #[test]
+    fn a_device_is_told_nothing_more_once_the_target_is_taken_away() {
+        let (slot, grant, _asks, lets) = pulled();
+        let counters = Arc::<Counters>::default();
+        let grants = Arc::new(Grants::new(Arc::clone(&counters)));
+        let mut intake = Intake::new(LinkId(0), Arc::clone(&slot), grants, counters);
+        let header = FrameHeader { lane: Lane::Step, ..FrameHeader::for_payload(FrameKind::Data, b"") };
+        intake.chunk = Some(Arriving { header, wanted: true, crc32c: 0 });
+        let pulling = slot.lock().target.as_ref().and_then(|target| target.pulling.clone()).expect("a device");
+        let mut posted = 0;
+        let mut post = |intake: &mut Intake| {
+            intake.pull(&pulling, || {
+                posted += 1;
+                Ok::<_, LinkError>(())
+            })
+        };
+        assert!(post(&mut intake).expect("posted"));
+        assert!(intake.destination().is_some());
+        lets.send(true).expect("it listens");
+        assert!(slot.clear_region(grant.remote().id));
+        assert!(!post(&mut intake).expect("not posted"));
+        assert!(intake.destination().is_none());
+        assert_eq!(posted, 1);
+    }
+
+    #[test]
+    fn a_fence_passes_by_a_slot_that_writes_something_else() {
+        let (slot, grant, asks, _lets) = pulled();
+        let other = RegionId(grant.remote().id.0 ^ 1);
+        assert!(slot.clear_region(other) && slot.clear_transfer(TransferId(8)) && slot.clear_chunk(TRANSFER, 4096));
+        assert_eq!(asks.try_iter().count(), 0, "nobody was asked");
+        assert!(slot.lock().target.is_some());
     }
 }

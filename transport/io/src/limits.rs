@@ -76,3 +76,40 @@ pub const SEGMENTS_MAX: usize = 1_024;
 /// Ended transfers that the flight recorder keeps: some thousand items leave in one hand-over, and the last of them tell why it
 /// failed. About 200 KB.
 pub const FLIGHT_RECORDS_MAX: usize = 1_024;
+
+/// How long a device is given to come to the end of what it reads or writes before it is stopped, which costs its link: a chunk
+/// takes it a tenth of a millisecond to some ten; a fence is to be there within a quarter of a second.
+pub const READER_GRACE: Duration = Duration::from_millis(150);
+
+/// How often whoever waits for a device looks whether it is through.
+pub const READER_LOOK_EVERY: Duration = Duration::from_micros(100);
+
+/// How long a queue pair that was stopped may take to give back what was under way before it is ended for good.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Packets that one end of a queue pair has room for. Each is a buffer of 8 KiB at both ends; a batch of acknowledgements takes one,
+/// and what is longer than some of them is read from where it lies.
+pub const RDMA_ROOM: u16 = 32;
+
+/// Chunks of one link that the other end may read and has not taken: it works on one, and the next is there when that is done.
+pub const EXPOSED_CHUNKS_MAX: usize = 16;
+
+/// Bytes of these from which on no further one is exposed: two chunks of the usual length are under way, so that the wire is never
+/// idle between them, and a higher lane waits for no more than that.
+pub const EXPOSED_BYTES_ENOUGH: u64 = 1 << 20;
+
+/// Reads of one link that are under way at once; devices allow 16 and more.
+pub const READS_MAX: u8 = 16;
+
+/// Bytes that one link keeps registered for later use. Registered memory can't be moved or paged out, and counts against what a
+/// process may lock.
+pub const REGISTERED_BYTES_MAX: u64 = 256 << 20;
+
+/// Most that is registered at once: what is near a chunk is likely to be needed soon, and registering costs by the page.
+pub const REGISTERED_BLOCK_BYTES: u64 = 16 << 20;
+
+/// How long memory stays registered that nobody has used.
+pub const REGISTERED_FOR: Duration = Duration::from_secs(10);
+
+/// Rails, which are devices that a process uses side by side: more than a machine has.
+pub const RAILS_MAX: usize = 16;

@@ -15,7 +15,7 @@ use std::any::Any;
 use std::fmt;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use xfer_transport_core::integrity;
@@ -59,6 +59,22 @@ unsafe impl Sync for RegionInner {}
 /// Bytes that regions of this process occupy just now in memory that peers on this machine can be shown.
 pub fn arena_bytes_in_use() -> u64 {
     arena::in_use_bytes()
+}
+
+/// Which region something is about. It doesn't keep the region alive.
+#[derive(Debug, Clone)]
+pub(crate) struct RegionIdentity(Weak<RegionInner>);
+
+impl RegionIdentity {
+    /// Whether it is the same region.
+    pub(crate) fn is(&self, region: &Region) -> bool {
+        ptr::eq(self.0.as_ptr(), Arc::as_ptr(&region.0))
+    }
+
+    /// Whether the region is gone.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
 }
 
 /// A range of a [`Region`]; always inside it. Keeps it alive.
@@ -142,6 +158,11 @@ impl Region {
     /// Whether peers on this machine can read it where it lies.
     pub fn is_shared(&self) -> bool {
         self.0.shared.is_some()
+    }
+
+    /// What tells it from all other regions, also from those that lie at its place later, and keeps it alive no longer.
+    pub(crate) fn identity(&self) -> RegionIdentity {
+        RegionIdentity(Arc::downgrade(&self.0))
     }
 
     fn new(start: NonNull<u8>, len_bytes: u64, owner: Box<dyn Any + Send + Sync>) -> Self {

@@ -451,17 +451,22 @@ impl Peer {
 
     /// The peer asks that nothing more of its transfer is written here.
     pub(crate) fn fence(&self, id: TransferId) {
-        self.stop_writing(id);
+        if !self.stop_writing(id) {
+            // It gets no proof then, and holds its transfer for quarantined.
+            add(&self.shared.counters.unproven_fences, 1);
+            return;
+        }
         add(&self.shared.counters.fences, 1);
         self.path().reply(&LinkMessage::Fenced(id));
     }
 
-    /// Ends one of the peer's transfers here. When this returns, no link writes anything of it.
-    pub(crate) fn stop_writing(&self, id: TransferId) {
-        let writing = self.lock_arrivals().map(|mut arrivals| arrivals.inbound.fence(id)).unwrap_or_default();
-        for slot in writing.into_iter().filter_map(|link| self.slot(link)) {
-            slot.clear_transfer(id);
+    /// Ends one of the peer's transfers here. When this returns, no link writes anything of it; `false` if there is no proof of that.
+    pub(crate) fn stop_writing(&self, id: TransferId) -> bool {
+        if let Some(mut arrivals) = self.lock_arrivals() {
+            // Not only the links that it names: one whose chunk was taken over by another may not have been stopped yet.
+            let _ = arrivals.inbound.fence(id);
         }
+        self.workers().iter().filter(|worker| !worker.slot().clear_transfer(id)).count() == 0
     }
 
     // Messages.

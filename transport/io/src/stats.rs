@@ -83,6 +83,10 @@ counters! {
         quarantined_transfers,
         /// Bytes of source memory that are held back just now because their fence isn't proven.
         quarantined_bytes,
+        /// Bytes of sources that peers may read by themselves just now, because they are told to fetch a chunk.
+        exposed_bytes,
+        /// Fences without proof, because a device can't be stopped: a broken driver.
+        unproven_fences,
         /// Bytes that are lent just now, those included whose borrower is gone and may still read them.
         lent_bytes,
         /// Application messages sent.

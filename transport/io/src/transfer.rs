@@ -13,9 +13,10 @@ use xfer_transport_core::path::TransferId;
 use xfer_transport_core::{BackendId, Lane};
 
 use crate::error::TransferError;
-use crate::gate::{Gate, Inside};
+use crate::gate::{Gate, Inside, Reader};
 use crate::memory::Slice;
 use crate::peer::Peer;
+use crate::stats::{Counters, add, subtract};
 
 /// How a transfer went that completed: every byte is at its destination and was verified there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -196,7 +197,8 @@ impl Transfer {
 
     /// The source is read no more when this returns.
     pub(crate) fn close_gate(&self) {
-        // Links copy without waiting, so whoever is inside leaves within a copy of one chunk.
+        // Links copy without waiting, so whoever is inside leaves within a copy of one chunk; and a device that doesn't come to an
+        // end by itself is stopped.
         if !self.gate.close(FENCE_TIMEOUT) {
             tracing::error!("a link reads a source for more than {FENCE_TIMEOUT:?}");
         }
@@ -265,6 +267,19 @@ impl Source {
         let inside = self.transfer.gate.enter()?;
         Some(Reading { slice: &self.slice, _inside: inside })
     }
+
+    /// The bytes for a device, which reads them on the other end's behalf until what this returns is dropped; nothing if they
+    /// must not be read any more. A cancel waits for that, and tells `reader` to see to it.
+    pub(crate) fn expose(&self, reader: Arc<dyn Reader>, number: u64) -> Option<Exposed> {
+        if !self.transfer.gate.admit(reader, number) {
+            return None;
+        }
+        let exposed = Exposed { slice: self.slice.clone(), transfer: Arc::clone(&self.transfer), number };
+        if let Some(counters) = exposed.counters() {
+            add(&counters.exposed_bytes, self.slice.len_bytes());
+        }
+        Some(exposed)
+    }
 }
 
 impl fmt::Debug for Source {
@@ -283,5 +298,38 @@ impl Reading<'_> {
     /// The bytes.
     pub fn slice(&self) -> &Slice {
         self.slice
+    }
+}
+
+/// A source that a device may read. Drop it once that is over for sure.
+pub(crate) struct Exposed {
+    slice: Slice,
+    transfer: Arc<Transfer>,
+    number: u64,
+}
+
+impl Exposed {
+    /// The bytes.
+    pub(crate) fn slice(&self) -> &Slice {
+        &self.slice
+    }
+
+    fn counters(&self) -> Option<&Counters> {
+        self.transfer.at.get().map(|(peer, _)| &*peer.shared.counters)
+    }
+}
+
+impl Drop for Exposed {
+    fn drop(&mut self) {
+        if let Some(counters) = self.counters() {
+            subtract(&counters.exposed_bytes, self.slice.len_bytes());
+        }
+        self.transfer.gate.leave(self.number);
+    }
+}
+
+impl fmt::Debug for Exposed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Exposed({}: {:?})", self.number, self.slice)
     }
 }

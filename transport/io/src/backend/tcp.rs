@@ -106,7 +106,7 @@ pub(crate) fn link_on(stream: TcpStream) -> Box<dyn Link> {
 }
 
 /// Whether an accept failed because of who called, or because nobody did.
-fn is_of_the_caller(error: &io::Error) -> bool {
+pub(super) fn is_of_the_caller(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
     matches!(error.kind(), WouldBlock | Interrupted | ConnectionAborted)
 }

@@ -67,7 +67,7 @@ fn take_message(peer: &Arc<Peer>, header: &FrameHeader, payload: Bytes, now: Tim
             }
             match LinkMessage::decode(&payload).map_err(|error| violation("link message", &error))? {
                 LinkMessage::Fence(transfer) => peer.fence(transfer),
-                LinkMessage::Ended(transfers) => transfers.into_iter().for_each(|id| peer.stop_writing(id)),
+                LinkMessage::Ended(transfers) => transfers.into_iter().for_each(|id| _ = peer.stop_writing(id)),
                 LinkMessage::Lend(loan) => Loans::offered(peer, loan),
                 LinkMessage::Returned(loan) => peer.loans.ended(loan, Ok(()), &peer.shared.counters),
                 LinkMessage::LoanRefused { loan, refusal } => {

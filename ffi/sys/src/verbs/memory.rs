@@ -1,0 +1,206 @@
+//! Memory that a device may reach: registrations of it, and windows on these for the other end.
+
+use std::io;
+use std::sync::Arc;
+
+use super::abi;
+use super::device::Context;
+use super::{QueuePair, VerbsError};
+
+/// What belongs together: a queue pair reaches only what was registered in its own domain.
+#[derive(Debug)]
+pub struct ProtectionDomain {
+    pub(super) context: Arc<Context>,
+    pub(super) raw: *mut abi::Pd,
+}
+
+// SAFETY: the interface allows all its calls from any thread; the pointer stays valid until this is dropped.
+unsafe impl Send for ProtectionDomain {}
+// SAFETY: as above.
+unsafe impl Sync for ProtectionDomain {}
+
+/// Who may do what with registered memory. Reading it by its own device is always allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access(i32);
+
+impl Access {
+    /// This machine's device reads it.
+    pub const LOCAL_READ: Self = Self(0);
+    /// This machine's device writes it.
+    pub const LOCAL_WRITE: Self = Self(1);
+    /// The other end writes it, and our device on its behalf.
+    pub const REMOTE_WRITE: Self = Self(1 | 1 << 1);
+    /// The other end reads it.
+    pub const REMOTE_READ: Self = Self(1 << 2);
+    /// Windows may be opened on it.
+    pub const WINDOWS: Self = Self(1 << 4);
+
+    /// Both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub(super) fn bits(self) -> i32 {
+        self.0
+    }
+}
+
+/// Registered memory: its pages stay where they are until this is dropped.
+#[derive(Debug)]
+pub struct MemoryRegion {
+    domain: Arc<ProtectionDomain>,
+    pub(super) raw: *mut abi::Mr,
+}
+
+// SAFETY: the interface allows all its calls from any thread; the pointer stays valid until this is dropped.
+unsafe impl Send for MemoryRegion {}
+// SAFETY: as above.
+unsafe impl Sync for MemoryRegion {}
+
+/// A window that a queue pair opens for its other end on a part of registered memory, and closes again.
+#[derive(Debug)]
+pub struct MemoryWindow {
+    domain: Arc<ProtectionDomain>,
+    pub(super) raw: *mut abi::Mw,
+}
+
+// SAFETY: the interface allows all its calls from any thread; the pointer stays valid until this is dropped.
+unsafe impl Send for MemoryWindow {}
+// SAFETY: as above.
+unsafe impl Sync for MemoryWindow {}
+
+impl ProtectionDomain {
+    /// A domain of its own on a device.
+    pub fn new(context: &Arc<Context>) -> Result<Arc<Self>, VerbsError> {
+        // SAFETY: the context is open.
+        let raw = unsafe { (context.library.alloc_pd)(context.raw) };
+        let raw = Context::is_null("no protection domain (ibv_alloc_pd)", raw)?;
+        Ok(Arc::new(Self { context: Arc::clone(context), raw }))
+    }
+
+    /// The device.
+    pub fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+}
+
+impl Drop for ProtectionDomain {
+    fn drop(&mut self) {
+        // SAFETY: made by us, ended once; all that was made in it kept it and is gone.
+        unsafe { (self.context.library.dealloc_pd)(self.raw) };
+    }
+}
+
+impl MemoryRegion {
+    /// Registers `len` bytes at `start`.
+    ///
+    /// # Safety
+    ///
+    /// The bytes must stay mapped for as long as any work names the registration, or the other end may, and they change whenever
+    /// these write them. When they are unmapped before it ends, it keeps pages that nobody else has any more.
+    pub unsafe fn register(
+        domain: &Arc<ProtectionDomain>,
+        start: *mut u8,
+        len: usize,
+        access: Access,
+    ) -> Result<Self, VerbsError> {
+        let library = domain.context.library;
+        // SAFETY: the domain lives; that the memory is there is the caller's word, and the kernel looks itself.
+        let raw = unsafe { (library.reg_mr)(domain.raw, start.cast(), len, access.bits()) };
+        if raw.is_null() {
+            return Err(refused(len as u64, io::Error::last_os_error()));
+        }
+        Ok(Self { domain: Arc::clone(domain), raw })
+    }
+
+    /// What names it in our own work.
+    pub fn local_key(&self) -> u32 {
+        // SAFETY: the registration lives as long as `self`.
+        unsafe { (*self.raw).lkey }
+    }
+
+    /// What names it in work of the other end.
+    pub fn remote_key(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.raw).rkey }
+    }
+
+    /// Ends it. When this returns without an error no device reaches the memory through it any more.
+    pub fn end(self) -> Result<(), VerbsError> {
+        let this = std::mem::ManuallyDrop::new(self);
+        // SAFETY: registered by us, and ended once: what `ManuallyDrop` holds isn't dropped.
+        let result = unsafe { (this.domain.context.library.dereg_mr)(this.raw) };
+        // SAFETY: the domain is taken out once, and `this` is not looked at any more.
+        drop(unsafe { std::ptr::read(&this.domain) });
+        VerbsError::check("a registration doesn't end (ibv_dereg_mr)", result)
+    }
+}
+
+impl Drop for MemoryRegion {
+    fn drop(&mut self) {
+        // SAFETY: registered by us, ended once.
+        unsafe { (self.domain.context.library.dereg_mr)(self.raw) };
+    }
+}
+
+/// Too little that may be locked is the usual reason, and has a remedy.
+fn refused(len_bytes: u64, error: io::Error) -> VerbsError {
+    // SAFETY: a structure of two numbers, for which zeros are values.
+    let mut limit: libc::rlimit = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure is ours and whole.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) } == 0;
+    let is_limited = known && limit.rlim_cur != libc::RLIM_INFINITY;
+    match error.raw_os_error() {
+        Some(libc::ENOMEM) if is_limited => VerbsError::Memlock { len_bytes, limit_bytes: limit.rlim_cur },
+        _ => VerbsError::Failed { what: "memory can't be registered (ibv_reg_mr)", error },
+    }
+}
+
+impl MemoryWindow {
+    /// A window that is closed. Only on a device that [has windows](Context::has_windows).
+    pub fn new(domain: &Arc<ProtectionDomain>) -> Result<Self, VerbsError> {
+        const TYPE_2: i32 = 2;
+        let Some(alloc) = domain.context.ops().alloc_mw else {
+            return Err(VerbsError::NoSymbol("alloc_mw"));
+        };
+        // SAFETY: the domain lives.
+        let raw = unsafe { alloc(domain.raw, TYPE_2) };
+        let raw = Context::is_null("no memory window (ibv_alloc_mw)", raw)?;
+        Ok(Self { domain: Arc::clone(domain), raw })
+    }
+
+    /// The key under which it is opened next; the one before is worth nothing from then on.
+    pub fn next_key(&self) -> u32 {
+        // SAFETY: the window lives as long as `self`.
+        let key = unsafe { (*self.raw).rkey };
+        // The low byte is the owner's to choose.
+        (key & !0xff) | (key.wrapping_add(1) & 0xff)
+    }
+
+    /// Whether it is of the domain of `queue`, so that it can be opened there.
+    pub fn is_of(&self, queue: &QueuePair) -> bool {
+        Arc::ptr_eq(&self.domain, queue.domain())
+    }
+
+    /// Ends it. When this returns without an error nobody reaches memory through it any more.
+    pub fn end(self) -> Result<(), VerbsError> {
+        let this = std::mem::ManuallyDrop::new(self);
+        let result = this.dealloc();
+        // SAFETY: the domain is taken out once, and `this` is not looked at any more.
+        drop(unsafe { std::ptr::read(&this.domain) });
+        VerbsError::check("a window doesn't end (ibv_dealloc_mw)", result)
+    }
+
+    fn dealloc(&self) -> i32 {
+        let Some(dealloc) = self.domain.context.ops().dealloc_mw else { return libc::ENOSYS };
+        // SAFETY: made by us; each of the two callers ends it once.
+        unsafe { dealloc(self.raw) }
+    }
+}
+
+impl Drop for MemoryWindow {
+    fn drop(&mut self) {
+        self.dealloc();
+    }
+}

@@ -1,0 +1,344 @@
+//! One link: how its queue pair comes up, what it waits for, and how it ends.
+//!
+//! ```text
+//!   who calls                               who is called
+//!   queue pair, introduction ─────────────▶ queue pair, connected, started
+//!   connected, started       ◀───────────── introduction, or a refusal
+//!   an empty packet          ═════════════▶ up
+//!   up, once that has arrived
+//! ```
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use xfer_transport_core::BackendId;
+use xfer_transport_core::limits::REASON_BYTES_MAX;
+use xfer_transport_core::rdma::{Body, INTRODUCTION_BYTES, Introduction, Opening};
+
+use super::rail::Rail;
+use super::receive::Receiver;
+use super::send::Sender;
+use super::wire::{Payload, Wire};
+use crate::backend::{Interest, Link, LinkError, Manner, Op};
+use crate::intake::Intake;
+
+/// What becomes ready.
+const CONTROL: u64 = 1;
+const COMPLETIONS: u64 = 2;
+
+/// One link.
+pub(super) struct VerbsLink {
+    control: TcpStream,
+    /// Becomes readable when the connection or the completion channel does.
+    readiness: Arc<OwnedFd>,
+    stage: Stage,
+    armed: bool,
+    more: bool,
+}
+
+enum Stage {
+    /// Called: the other end introduces itself first.
+    Called { rails: Vec<Rail>, read: [u8; INTRODUCTION_BYTES], got: usize },
+    /// It carries, or does once the first packet is there.
+    Carrying(Box<Carrying>),
+    /// It never came up.
+    Failed,
+}
+
+struct Carrying {
+    wire: Arc<Wire>,
+    receiver: Receiver,
+    sender: Sender,
+    is_up: bool,
+    /// The connection was closed by the other end.
+    is_over: bool,
+}
+
+impl VerbsLink {
+    /// Calls: returns once a packet has gone across.
+    pub(super) fn call(mut stream: TcpStream, rail: &Rail, number: u8, until: Instant) -> io::Result<Self> {
+        let left = || {
+            let left = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
+            left.ok_or_else(|| io::Error::from(io::ErrorKind::TimedOut))
+        };
+        let wire = Wire::new(rail)?;
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(left()?))?;
+        stream.write_all(&Opening::Hello(wire.introduction(number)).encode())?;
+        let mut words = [0; INTRODUCTION_BYTES];
+        stream.set_read_timeout(Some(left()?))?;
+        stream.read_exact(&mut words)?;
+        let other = match Opening::decode(&words).map_err(io::Error::other)? {
+            Opening::Hello(other) => other,
+            Opening::Refusal { len_bytes } => {
+                let mut sentence = vec![0; usize::from(len_bytes)];
+                stream.set_read_timeout(Some(left()?))?;
+                stream.read_exact(&mut sentence)?;
+                let sentence = String::from_utf8_lossy(&sentence);
+                return Err(io::Error::other(format!("it refuses: {}", sentence.escape_debug())));
+            }
+        };
+        wire.connect(&other)?;
+        wire.send(&Body::Nothing, Payload::None)?;
+        // That it arrives is the proof that there is a way for such packets, which firewalls often don't know.
+        loop {
+            wire.turn();
+            if let Some(error) = wire.failure() {
+                return Err(io::Error::other(error.to_string()));
+            }
+            if wire.is_drained() {
+                break;
+            }
+            wire.take_announcements();
+            wire.arm()?;
+            wire.turn();
+            if !wire.is_drained() {
+                let mut descriptors = [PollFd::from_borrowed_fd(wire.descriptor(), PollFlags::IN)];
+                _ = poll(&mut descriptors, Timespec::try_from(left()?).ok().as_ref());
+            }
+        }
+        stream.set_nonblocking(true)?;
+        let readiness = watch(&stream)?;
+        watch_wire(&readiness, &wire)?;
+        Ok(Self {
+            control: stream,
+            readiness: Arc::new(readiness),
+            stage: Stage::Carrying(Box::new(Carrying::new(wire, true))),
+            armed: false,
+            more: true,
+        })
+    }
+
+    /// Is called: everything else happens when it is polled.
+    pub(super) fn answer(stream: TcpStream, rails: &[Rail]) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        stream.set_nodelay(true)?;
+        let readiness = Arc::new(watch(&stream)?);
+        let stage = Stage::Called { rails: rails.to_vec(), read: [0; INTRODUCTION_BYTES], got: 0 };
+        Ok(Self { control: stream, readiness, stage, armed: false, more: false })
+    }
+
+    /// Reads what introduces the other end, and answers it.
+    fn introduce(&mut self, intake: &mut Intake) -> Result<(), LinkError> {
+        let Stage::Called { rails, read, got } = &mut self.stage else { return Ok(()) };
+        while *got < read.len() {
+            match (&self.control).read(&mut read[*got..]) {
+                Ok(0) => return Err(LinkError::Closed),
+                Ok(more) => {
+                    *got += more;
+                    intake.heard(more);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let opening = Opening::decode(read).map_err(|error| LinkError::Violation(error.to_string()))?;
+        let Opening::Hello(other) = opening else {
+            return Err(LinkError::Violation("a refusal of what nobody asked for".into()));
+        };
+        let rail = rails[usize::from(other.rail) % rails.len()].clone();
+        self.stage = Stage::Failed;
+        let answered = answer(&rail, &other, &self.readiness).and_then(|wire| {
+            let words = Opening::Hello(wire.introduction(other.rail)).encode();
+            (&self.control).write_all(&words).map(|()| wire)
+        });
+        match answered {
+            Ok(wire) => {
+                self.stage = Stage::Carrying(Box::new(Carrying::new(wire, false)));
+                Ok(())
+            }
+            Err(error) => {
+                let mut sentence = error.to_string();
+                while sentence.len() > REASON_BYTES_MAX {
+                    sentence.pop();
+                }
+                let head = Opening::Refusal { len_bytes: sentence.len() as u16 }.encode();
+                _ = (&self.control).write_all(&[&head[..], sentence.as_bytes()].concat());
+                Err(error.into())
+            }
+        }
+    }
+
+    fn carry(&mut self, intake: &mut Intake) -> Result<(), LinkError> {
+        let Stage::Carrying(carrying) = &mut self.stage else { return Err(LinkError::Closed) };
+        let (said, announced) = ready(&self.readiness)?;
+        if said {
+            // Before the packets, since what was sent before the end has arrived by then.
+            carrying.hear_of_the_end(&self.control)?;
+        }
+        if announced && carrying.wire.take_announcements() {
+            self.armed = false;
+        }
+        let mut budget = crate::limits::READ_BUDGET_BYTES;
+        loop {
+            self.more = carrying.turn(intake, &mut budget)?;
+            if self.more || self.armed {
+                break;
+            }
+            // What has completed before it is armed is not announced: so it is looked at once more.
+            carrying.wire.arm()?;
+            self.armed = true;
+        }
+        match carrying.wire.failure() {
+            Some(error) => Err(error),
+            None if carrying.is_over && !self.more => Err(LinkError::Closed),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A queue pair that is connected with who has called.
+fn answer(rail: &Rail, other: &Introduction, readiness: &OwnedFd) -> io::Result<Arc<Wire>> {
+    let wire = Wire::new(rail)?;
+    wire.connect(other)?;
+    watch_wire(readiness, &wire)?;
+    Ok(wire)
+}
+
+/// A descriptor that becomes readable when one of several does.
+fn watch(stream: &TcpStream) -> io::Result<OwnedFd> {
+    let readiness = epoll::create(CreateFlags::CLOEXEC)?;
+    epoll::add(&readiness, stream, EventData::new_u64(CONTROL), EventFlags::IN | EventFlags::RDHUP)?;
+    Ok(readiness)
+}
+
+fn watch_wire(readiness: &OwnedFd, wire: &Wire) -> io::Result<()> {
+    Ok(epoll::add(readiness, wire.descriptor(), EventData::new_u64(COMPLETIONS), EventFlags::IN)?)
+}
+
+/// Whether there is something on the connection, and whether completions were announced: one call in place of one for each.
+fn ready(readiness: &OwnedFd) -> io::Result<(bool, bool)> {
+    let mut events = [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 2];
+    match epoll::wait(readiness, &mut events[..], Some(&Timespec::default())) {
+        Ok(count) => {
+            let is_ready = |what| events[..count].iter().any(|event| event.data.u64() == what);
+            Ok((is_ready(CONTROL), is_ready(COMPLETIONS)))
+        }
+        Err(rustix::io::Errno::INTR) => Ok((true, true)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Carrying {
+    fn new(wire: Arc<Wire>, is_up: bool) -> Self {
+        let receiver = Receiver::new(&wire);
+        let sender = Sender::new(&wire);
+        Self { wire, receiver, sender, is_up, is_over: false }
+    }
+
+    /// When there is something to forget.
+    fn poll_timeout(&self) -> Option<Instant> {
+        [self.receiver.poll_timeout(), self.sender.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// Everything that there is to do now. Whether there is more than the budget was for, or than may be taken in.
+    fn turn(&mut self, intake: &mut Intake, budget: &mut usize) -> Result<bool, LinkError> {
+        self.wire.turn();
+        // The first packet says that the other end is up too.
+        self.is_up |= self.wire.has_arrived();
+        let more = self.receiver.receive(&self.wire, &mut self.sender, intake, budget)?;
+        self.sender.advance(&self.wire)?;
+        self.wire.send_returns(self.receiver.is_reading())?;
+        let now = Instant::now();
+        if self.poll_timeout().is_some_and(|at| at <= now) {
+            self.receiver.look(now);
+            self.sender.look(now);
+        }
+        Ok(more)
+    }
+
+    /// The connection says nothing but that it is over.
+    fn hear_of_the_end(&mut self, mut control: &TcpStream) -> Result<(), LinkError> {
+        match control.read(&mut [0; 16]) {
+            Ok(0) => self.is_over = true,
+            Ok(_) => return Err(LinkError::Violation("words on a connection that only has to stay open".into())),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+}
+
+impl Link for VerbsLink {
+    fn backend(&self) -> BackendId {
+        BackendId::Verbs
+    }
+
+    fn has_room(&self) -> bool {
+        match &self.stage {
+            Stage::Carrying(carrying) if carrying.is_up => {
+                carrying.sender.is_idle() && carrying.wire.has_room() && carrying.wire.has_room_to_expose()
+            }
+            _ => false,
+        }
+    }
+
+    fn submit(&mut self, op: Op) -> Result<(), Op> {
+        match &mut self.stage {
+            Stage::Carrying(carrying) if carrying.is_up => carrying.sender.submit(&carrying.wire, op),
+            _ => Err(op),
+        }
+    }
+
+    fn poll(&mut self, intake: &mut Intake) -> Result<(), LinkError> {
+        if matches!(self.stage, Stage::Called { .. }) {
+            self.introduce(intake)?;
+        }
+        match self.stage {
+            Stage::Called { .. } => Ok(()),
+            _ => self.carry(intake),
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        match &self.stage {
+            Stage::Carrying(carrying) => carrying.sender.is_idle() && carrying.wire.is_drained(),
+            _ => true,
+        }
+    }
+
+    fn readiness(&self) -> Arc<dyn AsFd + Send + Sync> {
+        Arc::clone(&self.readiness) as Arc<dyn AsFd + Send + Sync>
+    }
+
+    fn interest(&self) -> Interest {
+        let failed = matches!(&self.stage, Stage::Carrying(carrying) if carrying.sender.has_failed());
+        Interest { readable: true, writable: false, at_once: self.more || failed }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        match &self.stage {
+            Stage::Carrying(carrying) => carrying.poll_timeout(),
+            _ => None,
+        }
+    }
+
+    fn manner(&self) -> Option<Manner> {
+        match &self.stage {
+            Stage::Carrying(carrying) => Some(carrying.sender.manner(carrying.wire.rail())),
+            _ => None,
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Stage::Carrying(carrying) = &self.stage {
+            // The end of the connection says that nothing is written here any more, so that has to be true.
+            carrying.wire.halt();
+        }
+        let _ = self.control.shutdown(Shutdown::Write);
+    }
+}
+
+impl Drop for VerbsLink {
+    fn drop(&mut self) {
+        if let Stage::Carrying(carrying) = &self.stage {
+            carrying.wire.halt();
+        }
+    }
+}

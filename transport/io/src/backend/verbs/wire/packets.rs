@@ -1,0 +1,132 @@
+//! Packets: room for those that arrive, and what leaves with those that are sent.
+#![allow(unsafe_code, reason = "a device is given memory")]
+
+use std::io;
+
+use xfer_sys::verbs::{VerbsError, Work};
+use xfer_transport_core::rdma::{Body, RdmaPacket};
+
+use super::{Failure, Queue, Wire, kind};
+use crate::backend::LinkError;
+use crate::limits::{EXPOSED_BYTES_ENOUGH, RDMA_ROOM};
+use crate::memory::Slice;
+
+/// What is left of the other end's room to packets that say that there is room here: else both ends could wait for each other.
+const ROOM_FOR_RETURNS: u32 = 2;
+
+/// Room that has come free here without being said.
+const RETURN_AFTER: u16 = RDMA_ROOM / 2;
+
+/// What was taken is said when so many chunks, or so many bytes, were: of small ones several at once, of large ones each, since the
+/// other end may expose only so much.
+const TAKEN_ENOUGH: u32 = 4;
+const TAKEN_BYTES_ENOUGH: u64 = EXPOSED_BYTES_ENOUGH / 4;
+
+/// What follows the head of a packet.
+pub(in crate::backend::verbs) enum Payload<'a> {
+    None,
+    Bytes(&'a [u8]),
+    Source { slice: &'a Slice, from: usize, len: usize },
+}
+
+impl Wire {
+    /// Looks at the oldest packet that has arrived, and makes room for another.
+    pub(in crate::backend::verbs) fn next_packet<R>(
+        &self,
+        look: impl FnOnce(&[u8]) -> R,
+    ) -> Result<Option<R>, LinkError> {
+        let Some((buffer, len_bytes)) = self.lock().arrived.pop_front() else { return Ok(None) };
+        // SAFETY: what has arrived is ours until the buffer is posted again, below.
+        let result = look(unsafe { self.room.bytes(buffer, len_bytes as usize) });
+        let mut queue = self.lock();
+        if queue.failed.is_none() {
+            self.post_room(&queue, buffer).map_err(io::Error::from)?;
+            queue.freed += 1;
+        }
+        Ok(Some(result))
+    }
+
+    pub(in crate::backend::verbs) fn has_arrived(&self) -> bool {
+        !self.lock().arrived.is_empty()
+    }
+
+    /// Whether a packet could be sent now that brings something.
+    pub(in crate::backend::verbs) fn has_room(&self) -> bool {
+        let queue = self.lock();
+        queue.failed.is_none() && queue.credits > ROOM_FOR_RETURNS && !queue.free.is_empty()
+    }
+
+    /// Whether all that was sent has arrived at the other end.
+    pub(in crate::backend::verbs) fn is_drained(&self) -> bool {
+        self.lock().free.len() == usize::from(RDMA_ROOM)
+    }
+
+    /// Sends a packet, if there is room for it.
+    pub(in crate::backend::verbs) fn send(&self, body: &Body<'_>, payload: Payload<'_>) -> io::Result<bool> {
+        let mut queue = self.lock();
+        if queue.failed.is_some() || queue.credits <= ROOM_FOR_RETURNS || queue.free.is_empty() {
+            return Ok(false);
+        }
+        self.send_now(&mut queue, body, payload).map(|()| true)
+    }
+
+    /// The chunk that was being read is through, or was not wanted.
+    pub(in crate::backend::verbs) fn took(&self, len_bytes: u64) {
+        let mut queue = self.lock();
+        queue.taken += 1;
+        queue.taken_bytes += len_bytes;
+    }
+
+    /// Says what was taken and what has come free, if that can't wait for a packet that leaves anyway: `busy` is whether more
+    /// is about to be taken. `false`: it has to be said again later.
+    pub(in crate::backend::verbs) fn send_returns(&self, busy: bool) -> io::Result<bool> {
+        let mut queue = self.lock();
+        let credits_due = queue.freed >= RETURN_AFTER;
+        let enough = queue.taken >= TAKEN_ENOUGH || queue.taken_bytes >= TAKEN_BYTES_ENOUGH;
+        let taken_due = queue.taken > 0 && (enough || !busy);
+        if !credits_due && !taken_due || queue.failed.is_some() {
+            return Ok(true);
+        }
+        // The last of the other end's room is for saying that there is room here.
+        let least = if credits_due { 1 } else { 2 };
+        if queue.credits < least || queue.free.is_empty() {
+            return Ok(false);
+        }
+        self.send_now(&mut queue, &Body::Nothing, Payload::None).map(|()| true)
+    }
+
+    pub(super) fn send_now(&self, queue: &mut Queue, body: &Body<'_>, payload: Payload<'_>) -> io::Result<()> {
+        let Some(buffer) = queue.free.pop() else { return Err(io::ErrorKind::WouldBlock.into()) };
+        let taken = queue.taken.min(u32::from(u8::MAX));
+        let head = RdmaPacket { taken: taken as u8, freed: queue.freed, body: *body }.encode_head();
+        // SAFETY: a buffer that is free is nobody's but ours.
+        let len = unsafe {
+            let at = self.outbox.fill(buffer, 0, &head);
+            at + match payload {
+                Payload::None => 0,
+                Payload::Bytes(bytes) => self.outbox.fill(buffer, at, bytes),
+                Payload::Source { slice, from, len } => self.outbox.fill_from(buffer, at, slice, from, len),
+            }
+        };
+        let part = self.outbox.part(buffer, len);
+        let inline = part.len_bytes <= queue.pair.capacity().inline_bytes;
+        // SAFETY: the outbox outlives the queue pair, and the buffer is not touched before it is free again.
+        let posted = unsafe { queue.post(kind::SEND << 56 | u64::from(buffer), &Work::Send { part, inline }) };
+        if let Err(error) = posted {
+            queue.free.push(buffer);
+            queue.fail_with(Failure::Call(error.to_string()));
+            return Err(error.into());
+        }
+        queue.credits -= 1;
+        queue.taken -= taken;
+        queue.taken_bytes = 0;
+        queue.freed = 0;
+        Ok(())
+    }
+
+    pub(super) fn post_room(&self, queue: &Queue, buffer: u16) -> Result<(), VerbsError> {
+        let part = self.room.part(buffer, self.room.len_bytes());
+        // SAFETY: the room outlives the queue pair, and the buffer is not looked at before something has arrived in it.
+        unsafe { queue.pair.post_room(kind::ROOM << 56 | u64::from(buffer), part) }
+    }
+}
