@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use crate::document::is_real;
-use crate::{ABSENT, ABSENT_OVER_SHM, Absent, FAULTS, Mark, Over, ROWS, Row, Simulated, Step, fault};
+use crate::{
+    ABSENT, ABSENT_OVER_SHM, ABSENT_OVER_VERBS, Absent, FAULTS, Mark, Over, ROWS, Row, Simulated, Step, fault,
+};
 
 /// A reason that fits into fewer words doesn't say what is missing.
 const REASON_WORDS_MIN: usize = 5;
@@ -51,20 +53,22 @@ fn a_cell_that_is_forgotten_or_counted_twice_is_found() {
     assert_eq!(uncovered(ROWS, &twice), ["F01 at bulk is staged, and said to be absent"]);
 }
 
-/// Where items are on their way, the transport matters: these cells stand over shared memory, too.
+/// Where items are on their way, the transport matters: these cells stand over shared memory and RDMA, too.
 #[test]
-fn bulk_delta_and_verify_are_staged_over_shared_memory_or_have_a_reason() {
-    let over_shm = |fault: &str, step| {
-        let mut rows = ROWS.iter().filter(|row| row.fault == fault && row.over.contains(&Over::Shm));
+fn bulk_delta_and_verify_are_staged_over_shared_memory_and_rdma_or_have_a_reason() {
+    let staged = |over, fault: &str, step| {
+        let mut rows = ROWS.iter().filter(|row| row.fault == fault && row.over.contains(&over));
         rows.any(|row| row.cells.iter().any(|(at, _)| *at == step))
     };
     for (fault, step, mark) in cells() {
         if mark == Mark::R && matches!(step, Step::Bulk | Step::Delta | Step::Verify) && is_real(fault, step) {
-            let listed = is_listed(ABSENT_OVER_SHM, fault, step);
-            assert!(
-                over_shm(fault, step) != listed,
-                "{fault} at {step} over shared memory: staged or absent, one of them"
-            );
+            for (over, absent) in [(Over::Shm, ABSENT_OVER_SHM), (Over::Verbs, ABSENT_OVER_VERBS)] {
+                assert!(
+                    staged(over, fault, step) != is_listed(absent, fault, step),
+                    "{fault} at {step} over {}: staged or absent, one of them",
+                    over.name()
+                );
+            }
         }
     }
 }
@@ -75,7 +79,7 @@ fn every_reason_says_something() {
         Simulated::Absent(reason) => Some(reason),
         Simulated::Ends(_) => None,
     });
-    let real = ABSENT.iter().chain(ABSENT_OVER_SHM).map(|absent| absent.reason);
+    let real = ABSENT.iter().chain(ABSENT_OVER_SHM).chain(ABSENT_OVER_VERBS).map(|absent| absent.reason);
     for reason in simulated.chain(real) {
         assert!(reason.split_whitespace().count() >= REASON_WORDS_MIN, "`{reason}` is no reason");
     }
@@ -84,7 +88,7 @@ fn every_reason_says_something() {
 #[test]
 fn what_is_listed_is_in_the_matrix() {
     let rows = ROWS.iter().flat_map(|row| row.cells.iter().map(|(step, _)| (row.fault, *step)));
-    let absent = ABSENT.iter().chain(ABSENT_OVER_SHM);
+    let absent = ABSENT.iter().chain(ABSENT_OVER_SHM).chain(ABSENT_OVER_VERBS);
     let absent = absent.flat_map(|absent| absent.steps.iter().map(|step| (absent.fault, *step)));
     for (id, step) in rows.chain(absent) {
         let fault = fault(id).unwrap_or_else(|| panic!("there is no fault {id}"));

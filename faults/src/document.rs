@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use crate::{
-    ABSENT, ABSENT_OVER_SHM, Absent, FAULTS, Fault, Mark, PAIRED, ROWS, Required, Row, Simulated, Step, VARIANTS,
+    ABSENT, ABSENT_OVER_SHM, ABSENT_OVER_VERBS, Absent, FAULTS, Fault, Mark, PAIRED, ROWS, Required, Row, Simulated,
+    Step, VARIANTS,
 };
 
 /// What `docs/faults.md` says.
@@ -118,7 +119,12 @@ fn absent() -> String {
         for (reason, steps) in reasons {
             let _ = writeln!(text, "| {} | {} | the simulator | {reason} |", fault.id, steps.join(", "));
         }
-        for (absent, by) in [(ABSENT, "real processes"), (ABSENT_OVER_SHM, "real processes over shared memory")] {
+        let lists = [
+            (ABSENT, "real processes"),
+            (ABSENT_OVER_SHM, "real processes over shared memory"),
+            (ABSENT_OVER_VERBS, "real processes over RDMA"),
+        ];
+        for (absent, by) in lists {
             absent.iter().filter(|absent| absent.fault == fault.id).for_each(|absent| line(&mut text, absent, by));
         }
     }

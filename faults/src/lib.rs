@@ -7,10 +7,11 @@
 //! |---|---|
 //! | [`FAULTS`] | the matrix: 36 faults at 9 steps, with the simulator's outcomes |
 //! | [`ROWS`] | what real processes are put through, over which transports |
-//! | [`ABSENT`], [`ABSENT_OVER_SHM`] | what real processes are not put through, and why |
+//! | [`ABSENT`], [`ABSENT_OVER_SHM`], [`ABSENT_OVER_VERBS`] | what real processes are not put through, and why |
 //! | [`document::markdown`] | all of it as a page |
 #![forbid(unsafe_code)]
 
+mod absent;
 pub mod document;
 mod matrix;
 mod real;
@@ -21,8 +22,9 @@ mod coverage;
 
 use std::fmt;
 
+pub use absent::{ABSENT, ABSENT_OVER_SHM, ABSENT_OVER_VERBS, Absent};
 pub use matrix::{Cell, FAULTS, Fault, Mark, PAIRED, Simulated, VARIANTS};
-pub use real::{ABSENT, ABSENT_OVER_SHM, Absent, Over, ROWS, Row};
+pub use real::{Over, ROWS, Row};
 pub use step::Step;
 
 /// What must come of a fault, besides every promise.

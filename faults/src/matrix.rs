@@ -87,8 +87,8 @@ const fn row(id: &'static str, name: &'static str, cells: [Option<Cell>; 9]) -> 
 /// The simulator sees that somebody refused; the words are for people, and looked at where processes are real.
 const REFUSES: Required = Refuses("");
 
-const REGISTRATION: &str = "host memory needs no registration, and there is no other kind yet";
-const VERBS: &str = "there is no verbs backend yet";
+const REGISTRATION: &str = "the simulator moves bytes without a device: no memory is registered there";
+const VERBS: &str = "the simulator has links and no queue pairs: their completions are tried over devices";
 const NCCL: &str = "there is no NCCL backend yet";
 const CUDA: &str = "there is no device memory yet";
 

@@ -14,6 +14,8 @@ pub enum Over {
     Shm,
     /// TCP between network namespaces, where they can be made.
     Namespaces,
+    /// RDMA between two devices of one machine, where there are two, with TCP standing by.
+    Verbs,
 }
 
 impl Over {
@@ -23,6 +25,7 @@ impl Over {
             Self::Tcp => "tcp",
             Self::Shm => "shm",
             Self::Namespaces => "netns",
+            Self::Verbs => "verbs",
         }
     }
 }
@@ -40,18 +43,12 @@ pub struct Row {
     pub cells: &'static [(Step, Required)],
 }
 
-/// Cells that real processes have to stage by the matrix, and don't.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Absent {
-    /// The fault's number.
-    pub fault: &'static str,
-    /// Where.
-    pub steps: &'static [Step],
-    /// Why.
-    pub reason: &'static str,
+const fn row(fault: &'static str, name: &'static str, cells: &'static [(Step, Required)]) -> Row {
+    Row { fault, name, over: &[Over::Tcp, Over::Shm, Over::Verbs], cells }
 }
 
-const fn row(fault: &'static str, name: &'static str, cells: &'static [(Step, Required)]) -> Row {
+/// A fault for which it makes no difference that a network card moves the bytes.
+const fn without_verbs(fault: &'static str, name: &'static str, cells: &'static [(Step, Required)]) -> Row {
     Row { fault, name, over: &[Over::Tcp, Over::Shm], cells }
 }
 
@@ -68,6 +65,11 @@ const fn within_a_machine(fault: &'static str, name: &'static str, cells: &'stat
 /// A fault that the system's own network stages.
 const fn between_namespaces(fault: &'static str, name: &'static str, cells: &'static [(Step, Required)]) -> Row {
     Row { fault, name, over: &[Over::Namespaces], cells }
+}
+
+/// A fault of RDMA devices, or of what is between them.
+const fn between_devices(fault: &'static str, name: &'static str, cells: &'static [(Step, Required)]) -> Row {
+    Row { fault, name, over: &[Over::Verbs], cells }
 }
 
 /// All that is run, over each transport.
@@ -174,16 +176,16 @@ pub const ROWS: &[Row] = &[
             (Resume, RollsBack),
         ],
     ),
-    row("F08", "no_room", &[(Notice, Refuses("rank 2 refused"))]),
+    without_verbs("F08", "no_room", &[(Notice, Refuses("rank 2 refused"))]),
     row("F09", "withdrawn", &[(Notice, RollsBack), (Bulk, RollsBack), (Commit, RollsBack), (Resume, RollsBack)]),
     row(
         "F10",
         "deadline_now",
         &[(Notice, Restores), (Bulk, Restores), (Delta, Commits), (Verify, Commits), (Commit, Commits)],
     ),
-    row("F22", "few_files", &[(Handshake, Refuses("Too many open files"))]),
+    without_verbs("F22", "few_files", &[(Handshake, Refuses("Too many open files"))]),
     row("F22", "files_used_up", &[(Register, Commits), (Bulk, Commits), (Resume, Commits)]),
-    row("F22", "port_taken", &[(Handshake, Refuses("in use"))]),
+    without_verbs("F22", "port_taken", &[(Handshake, Refuses("in use"))]),
     row(
         "F23",
         "no_memory",
@@ -196,7 +198,7 @@ pub const ROWS: &[Row] = &[
     ),
     row("F26", "source_changes", &[(Bulk, Commits), (Delta, Commits), (Verify, Commits)]),
     row("F29", "target_stopped", &[(Bulk, Quarantines), (Delta, Quarantines)]),
-    row(
+    without_verbs(
         "F32",
         "wall_clocks_jump",
         &[
@@ -213,15 +215,22 @@ pub const ROWS: &[Row] = &[
         "long_pause",
         &[(Bulk, Commits), (Delta, Commits), (Commit, Commits), (Release, Commits), (Resume, Commits)],
     ),
-    row("F35", "other_job", &[(Handshake, Refuses("job"))]),
+    without_verbs("F35", "other_job", &[(Handshake, Refuses("job"))]),
     // The source is told no by name, and what it offers besides goes on.
-    row("F35", "wrong_layout", &[(Register, Commits), (Notice, Commits), (Resume, Commits)]),
+    without_verbs("F35", "wrong_layout", &[(Register, Commits), (Notice, Commits), (Resume, Commits)]),
     within_a_machine("F18", "ring_scribbled", &[(Bulk, Commits), (Delta, Commits), (Resume, Commits)]),
     within_a_machine(
         "F20",
         "connections_break",
         &[(Notice, Commits), (Bulk, Commits), (Delta, Commits), (Commit, Commits)],
     ),
+    between_devices("F14", "rdma_hiccup", &[(Bulk, Commits)]),
+    between_devices("F15", "cable_shaped", &[(Bulk, Restores), (Delta, Commits)]),
+    between_devices("F16", "cable_jitters", &[(Bulk, Commits)]),
+    between_devices("F17", "packets_twice_and_swapped", &[(Bulk, Commits), (Delta, Commits), (Verify, Commits)]),
+    between_devices("F18", "packets_damaged", &[(Bulk, Commits), (Delta, Commits)]),
+    between_devices("F25", "pins_used_up", &[(Register, Commits), (Bulk, Commits)]),
+    between_devices("F27", "rdma_packets_lost", &[(Register, Commits), (Bulk, Commits), (Delta, Commits)]),
     between_namespaces(
         "F11",
         "link_down",
@@ -329,63 +338,15 @@ pub const ROWS: &[Row] = &[
             (Resume, Commits),
         ],
     ),
-    row("F24", "journal_full", &[(Notice, Commits), (Commit, Commits), (Release, Commits), (Resume, Commits)]),
+    without_verbs(
+        "F24",
+        "journal_full",
+        &[(Notice, Commits), (Commit, Commits), (Release, Commits), (Resume, Commits)],
+    ),
     // Words that can't be trusted end the connection, and with it the peer; the source, which has everything, stays.
     on_the_wire("F18", "message_flipped", &[(Bulk, RollsBack), (Resume, RollsBack)]),
     on_the_wire("F29", "chunks_late", &[(Bulk, RollsBack), (Delta, RollsBack)]),
     on_the_wire("F29", "chunk_replayed", &[(Verify, Commits), (Release, Commits)]),
     on_the_wire("F34", "next_version_comes_back", &[(Notice, RollsBack), (Commit, RollsBack), (Resume, RollsBack)]),
     on_the_wire("F34", "next_version", &[(Handshake, Refuses("wire version"))]),
-];
-
-/// What is not run, and why.
-pub const ABSENT: &[Absent] = &[
-    Absent {
-        fault: "F18",
-        steps: &[Verify],
-        reason: "everything has been written by then; a message that is flipped ends its connection, as at the steps before",
-    },
-    Absent {
-        fault: "F25",
-        steps: &[Register, Bulk],
-        reason: "neither TCP nor shared memory pins or registers what it moves",
-    },
-];
-
-/// Cells of [`ROWS`] that are not staged over shared memory, and why. Asked of those in which items are on their way.
-pub const ABSENT_OVER_SHM: &[Absent] = &[
-    Absent {
-        fault: "F11",
-        steps: &[Bulk, Delta, Verify],
-        reason: "nothing can part two processes of one machine but the end of one",
-    },
-    Absent {
-        fault: "F12",
-        steps: &[Bulk, Verify],
-        reason: "a connection within a machine does not carry one way only",
-    },
-    Absent { fault: "F14", steps: &[Bulk], reason: "a connection within a machine does not come and go" },
-    Absent {
-        fault: "F15",
-        steps: &[Bulk, Delta],
-        reason: "no link between two processes of one machine can be shaped",
-    },
-    Absent {
-        fault: "F16",
-        steps: &[Bulk],
-        reason: "the kernel's own queue has no latency to speak of, and loses nothing",
-    },
-    Absent { fault: "F17", steps: &[Bulk, Delta, Verify], reason: "the kernel neither doubles nor swaps packets" },
-    Absent {
-        fault: "F19",
-        steps: &[Bulk, Delta, Verify],
-        reason: "packets never leave the kernel; the decoder of packets is a fuzz target",
-    },
-    Absent { fault: "F21", steps: &[Bulk], reason: "a reader that stops is staged as a process that stops, in F04" },
-    Absent { fault: "F29", steps: &[Verify], reason: "the receiver pulls, so that nothing is written late" },
-    Absent {
-        fault: "F36",
-        steps: &[Bulk],
-        reason: "who connects within a machine is told by the kernel; another user needs another user's rights",
-    },
 ];

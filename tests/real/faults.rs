@@ -3,12 +3,13 @@
 use std::net::TcpListener;
 
 use rustix::process::Signal;
-use xfer_faults::Step;
+use xfer_faults::{Over, Step};
 
 use crate::clock;
 use crate::job::{Job, OTHER, SOURCE, Setup, TARGET};
 use crate::namespaces::{self, Namespaces};
 use crate::net::{Net, gone};
+use crate::rdma::{self, Rdma};
 use crate::{Outcome, WAIT, shared};
 
 /// Whom it is done to.
@@ -50,6 +51,8 @@ pub enum Fault {
     SourceChanges,
     /// On the connections.
     Net(Net),
+    /// On RDMA devices and what is between them.
+    Rdma(Rdma),
     /// A thread that does the work of a step panics.
     WorkerPanics,
     /// The target's address is somebody else's.
@@ -89,6 +92,8 @@ impl Fault {
             Self::ClocksJump => setup.clocks = true,
             Self::JournalFull => setup.journal = true,
             Self::Scribble => setup.in_rings = true,
+            // Where the limit is 0 from the start, nothing would ever go by RDMA.
+            Self::Rdma(Rdma::PinsUsedUp) => setup.target_arguments.push("pins=limited".into()),
             Self::PortTaken => {
                 let taken = TcpListener::bind("127.0.0.1:0")?;
                 setup.target_environment.push(("XFER_BIND", taken.local_addr()?.to_string()));
@@ -100,8 +105,9 @@ impl Fault {
     }
 
     /// Why it can't be staged on this machine, if so.
-    pub fn missing(self) -> Option<String> {
+    pub fn missing(self, over: Over) -> Option<String> {
         match self {
+            _ if over == Over::Verbs => rdma::missing(),
             Self::ClocksJump => clock::missing(),
             Self::Scribble | Self::SharedBreaks => shared::missing(),
             Self::LinkDown | Self::StoreUnreachable | Self::LinkShaped => namespaces::missing(),
@@ -152,6 +158,7 @@ impl Fault {
             Self::FilesUsedUp => job.rank(TARGET).ask("files").map(drop),
             Self::SourceChanges => job.rank(SOURCE).ask("change").map(drop),
             Self::Net(net) => net.inject(job, step),
+            Self::Rdma(rdma) => rdma.inject(job, step),
             Self::WorkerPanics => worker_panics(job, step),
             Self::NoMemory => job.rank(TARGET).ask(&format!("memory {SPARE_BYTES}")).map(drop),
             Self::WrongLayout => wrong_layout(job, step),
@@ -192,6 +199,7 @@ impl Fault {
             Self::LinkDown => namespaces(job)?.raise(SOURCE).map(|()| true),
             Self::StoreUnreachable => namespaces(job)?.unhole_store(SOURCE).map(|()| true),
             Self::Net(net) => Ok(net.lift(job)),
+            Self::Rdma(rdma) => rdma.lift(job),
             _ => Ok(false),
         }
     }

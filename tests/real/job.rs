@@ -17,9 +17,11 @@ use xfer::store::{Exposure, Store, StoreServer, Swap, TcpStore, Version};
 use xfer_faults::Over;
 
 use crate::clock;
+use crate::faults::Fault;
 use crate::namespaces::Namespaces;
 use crate::net::Proxies;
 use crate::pauses::Pauses;
+use crate::rdma::Machine;
 use crate::{Outcome, WAIT};
 
 /// The rank that leaves, the one that is done something to, and the one that stays whatever happens.
@@ -182,6 +184,8 @@ pub struct Job {
     pub proxies: Option<Proxies>,
     /// Where each process has its own network, if it has.
     pub namespaces: Option<Namespaces>,
+    /// The RDMA devices of the machine, if they carry the job's bytes.
+    pub rdma: Option<Machine>,
     /// What the store held before it was killed.
     pub last_record: Option<GenerationRecord>,
     /// Who can't come to know the end before the fault is lifted.
@@ -202,14 +206,18 @@ pub struct StoreProcess {
 }
 
 impl Job {
-    /// Starts the processes; they don't know each other yet.
-    pub fn start(setup: Setup, over: Over, proxied: bool) -> Outcome<Self> {
+    /// Starts the processes, in such a way that `fault` can be done to them; they don't know each other yet.
+    pub fn start(fault: Fault, over: Over) -> Outcome<Self> {
+        let setup = fault.setup()?;
         let folder = tempfile::tempdir()?;
         let pauses = Pauses::start(folder.path())?;
         let namespaces = if over == Over::Namespaces { Some(Namespaces::start()?) } else { None };
         let journal = setup.journal.then(|| folder.path().join("journal"));
-        let store = start_store(namespaces.as_ref(), None, journal)?;
-        let proxies = if proxied { Some(Proxies::start(store.address)?) } else { None };
+        let rdma = if over == Over::Verbs { Some(Machine::take(fault)?) } else { None };
+        // With those who stay, so that the source is cut off from it, too.
+        let place = rdma.as_ref().map(|machine| machine.address(OTHER));
+        let store = start_store(namespaces.as_ref(), place, journal)?;
+        let proxies = if fault.is_on_the_wire() { Some(Proxies::start(store.address)?) } else { None };
         let mut job = Self {
             proxies,
             over,
@@ -224,6 +232,7 @@ impl Job {
             refusals: Vec::new(),
             folder,
             namespaces,
+            rdma,
         };
         for rank in 0..3 {
             let process = job.launch(rank)?;
@@ -251,6 +260,11 @@ impl Job {
                 .env("XFER_TRANSPORTS", "tcp")
                 .env("XFER_BIND", Namespaces::address(rank).to_string())
                 .env("XFER_INSECURE", "1"),
+            Over::Verbs => {
+                let machine = self.rdma.as_ref().ok_or("the job has no RDMA devices")?;
+                command.env("XFER_TRANSPORTS", "verbs,tcp").env("XFER_INSECURE", "1");
+                command.env("XFER_BIND", machine.address(rank).to_string())
+            }
         };
         let (name, path) = self.pauses.variable();
         command.env(name, path);
@@ -349,7 +363,7 @@ impl StoreProcess {
     }
 }
 
-/// Starts a store where another one was, or wherever there is room.
+/// Starts a store where another one was or is to be, or wherever there is room.
 fn start_store(
     namespaces: Option<&Namespaces>,
     at: Option<SocketAddr>,

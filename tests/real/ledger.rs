@@ -103,7 +103,11 @@ fn transport(job: &Job, record: &GenerationRecord, source: &Value, targets: [&Va
             )
             .into());
         }
-        let carrier = if job.over == Over::Shm { "shm" } else { "tcp" };
+        let carrier = match job.over {
+            Over::Shm => "shm",
+            Over::Verbs => "verbs",
+            Over::Tcp | Over::Namespaces => "tcp",
+        };
         if path.keys().any(|name| *name != carrier) {
             return Err(format!("all was to go over {carrier}: {source}").into());
         }

@@ -14,6 +14,7 @@ mod namespaces;
 mod net;
 mod pauses;
 mod rank;
+mod rdma;
 mod shared;
 mod stage;
 mod staging;
@@ -80,11 +81,11 @@ fn trials() -> Vec<Trial> {
 
 /// One cell: to its step, the fault, and on to an end that is the required one.
 fn run(fault: Fault, over: Over, step: Step, required: Required) -> Outcome<()> {
-    if let Some(reason) = fault.missing() {
+    if let Some(reason) = fault.missing(over) {
         println!("skipped: {reason}");
         return Ok(());
     }
-    let mut job = Job::start(fault.setup()?, over, fault.is_on_the_wire())?;
+    let mut job = Job::start(fault, over)?;
     stage::reach(&mut job, step)?;
     fault.inject(&mut job, step)?;
     stage::finish(&mut job, step, fault.parts(step))?;

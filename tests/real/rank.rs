@@ -13,6 +13,7 @@ use xfer_transport_core::ticket::Ticket;
 
 use crate::Outcome;
 use crate::items::{LARGE_BYTES, SMALL_BYTES, activation, is_whole, state};
+use crate::rdma;
 
 /// Who takes over what, once rank 1 has left.
 const OWNERS_AFTER: [(&str, u32); 2] = [("layers 4-5", 0), ("layers 6-7", 2)];
@@ -52,6 +53,7 @@ fn start(rank: u32, arguments: &[String]) -> Outcome<Player> {
             Some(("memory", bytes)) => builder = builder.memory_limit_bytes(bytes.parse()?),
             Some(("files", count)) => limit_files(count.parse()?)?,
             Some(("arena", _)) => in_arena = true,
+            Some(("pins", _)) => rdma::pin_within_limits()?,
             _ => return Err(format!("`{argument}` is unknown").into()),
         }
     }
@@ -178,6 +180,7 @@ impl Player {
             "late" => self.engine.endpoint().stats().late_bytes >= number,
             "damaged" => self.engine.endpoint().stats().chunks_damaged >= number,
             "sent" => self.engine.endpoint().stats().lane(Lane::Rescue).sent_bytes >= number,
+            "over_tcp" => self.engine.outgoing().is_some_and(|it| it.report().path.get("tcp") >= Some(&number)),
             "quarantined" => self.engine.endpoint().stats().quarantined_transfers >= number,
             _ => false,
         };

@@ -5,6 +5,7 @@ use xfer_transport_core::frame::FrameKind::{Data, Greeting, Link, Message};
 
 use crate::faults::{Fault, Part};
 use crate::net::{Net, Stranger};
+use crate::rdma::Rdma;
 
 /// What is done for a row of this name; none if nobody here knows how.
 pub fn fault(name: &str) -> Option<Fault> {
@@ -35,6 +36,13 @@ pub fn fault(name: &str) -> Option<Fault> {
         "target_stopped" => Fault::TargetStopped,
         "ring_scribbled" => Fault::Scribble,
         "connections_break" => Fault::SharedBreaks,
+        "rdma_packets_lost" => Fault::Rdma(Rdma::PacketsLost),
+        "rdma_hiccup" => Fault::Rdma(Rdma::Hiccup),
+        "cable_shaped" => Fault::Rdma(Rdma::Shaped),
+        "cable_jitters" => Fault::Rdma(Rdma::Netem("delay 10ms 5ms rate 1gbit")),
+        "packets_twice_and_swapped" => Fault::Rdma(Rdma::Netem("delay 1ms reorder 75% duplicate 25%")),
+        "packets_damaged" => Fault::Rdma(Rdma::Netem("corrupt 1%")),
+        "pins_used_up" => Fault::Rdma(Rdma::PinsUsedUp),
         "link_down" => Fault::LinkDown,
         "store_unreachable" => Fault::StoreUnreachable,
         "link_shaped" => Fault::LinkShaped,
