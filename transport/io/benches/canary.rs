@@ -1,17 +1,19 @@
 //! Looks for bytes that come too late: transfers are cancelled at random instants, and their memory is watched afterwards.
 //!
-//! `cargo bench -p xfer-transport --bench canary [-- TRIALS [SEED]]`: over TCP, and over shared memory from ordinary memory and from
-//! such that is read where it lies. After a cancel that says `Fenced`, the destination is filled with
-//! one pattern and the source with another; either of them found changed in the destination later was written too late, or
-//! read too late. The short version of this runs with the tests of every backend.
+//! `cargo bench -p xfer-transport --bench canary [-- TRIALS [SEED]]`: over TCP, over shared memory from ordinary memory and from
+//! such that is read where it lies, and over RDMA where there are devices; or over those of them that are named. After a cancel
+//! that says `Fenced`, the destination is filled with one pattern and the source with another; either of them found changed in
+//! the destination later was written too late, or read too late. The short version of this runs with the tests of every backend.
 
 use std::collections::VecDeque;
 use std::env;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use xfer_transport::backend::shm::ShmBackend;
 use xfer_transport::backend::tcp::TcpBackend;
+use xfer_transport::backend::verbs::{self, VerbsBackend};
 use xfer_transport::conformance::{Make, PATIENCE, Pair, Random, pattern};
 use xfer_transport::{Cancelled, Lane, Region};
 
@@ -57,8 +59,26 @@ fn main() {
     );
     let tcp: Make<'_> = &|| Arc::new(TcpBackend::bind(([127, 0, 0, 1], 0).into()).expect("a port"));
     let shm: Make<'_> = &|| Arc::new(ShmBackend::bind().expect("shared memory"));
+    let places = verbs::addresses();
+    let next = AtomicUsize::new(0);
+    // One device after the other, so that two ends are on two.
+    let rdma: Make<'_> = &|| {
+        let places = places.as_ref().expect("asked for where there are some");
+        let place = places[next.fetch_add(1, Ordering::Relaxed) % places.len()];
+        Arc::new(VerbsBackend::bind((place, 0).into(), None).expect("it has the address"))
+    };
+    let mut ways = vec![("tcp", tcp, false), ("shm", shm, false), ("shm, in place", shm, true)];
+    match &places {
+        Ok(_) => ways.push(("verbs", rdma, false)),
+        Err(why) => println!("# not over verbs: {why}"),
+    }
+    let named: Vec<String> = env::args().skip(1).collect();
+    let is_named = |over: &str| named.iter().any(|word| word == over);
+    if ways.iter().any(|(over, ..)| is_named(over)) {
+        ways.retain(|(over, ..)| is_named(over));
+    }
     let mut wrong = 0;
-    for (over, make, shared) in [("tcp", tcp, false), ("shm", shm, false), ("shm, in place", shm, true)] {
+    for (over, make, shared) in ways {
         let began = Instant::now();
         let mut counts = run(make, shared, trials, seed);
         counts.print(over, trials, began.elapsed());
