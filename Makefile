@@ -24,7 +24,8 @@ cargo = PYO3_PYTHON=$(VENV_PYTHON) cargo
 
 say = @printf '== %s\n' "$(1)"
 
-.PHONY: help setup wheel demo test test-rust test-python lint sim sim-campaign fuzz explore mutants bench canary soak clean
+.PHONY: help setup wheel demo lint test test-rust test-rdma test-python
+.PHONY: sim sim-campaign fuzz explore mutants bench bench-rdma canary soak clean
 
 help: ## lists these targets
 	@printf 'usage: make TARGET\n\n'
@@ -41,7 +42,7 @@ wheel: setup ## builds the wheel `xfer` and installs it into target/venv
 demo: wheel ## trains a model on three processes, takes one away, and checks the result: ARGS='--help' for more
 	@$(VENV_PYTHON) examples/spot_handoff.py $(ARGS)
 
-test: lint test-rust sim test-python ## everything that must hold: what .ci/run runs
+test: lint test-rust test-rdma sim test-python ## everything that must hold: what .ci/run runs
 
 # Real processes under faults mostly wait, for silence to become a death and for deadlines to pass: more of them run at once.
 test-rust: setup ## all Rust tests: unit, integration, fuzz corpora, tidy, doctests
@@ -55,6 +56,12 @@ test-rust: setup ## all Rust tests: unit, integration, fuzz corpora, tidy, docte
 	fi
 	$(call say,Rust tests (examples in the documentation))
 	@$(cargo) test --locked --workspace --doc --quiet
+
+# In virtual machines, where they can be made; what that needs is unpacked into the user's cache, and nothing is installed.
+test-rdma: ## the tests that need RDMA: the backend's suite, and real processes under faults (CELLS=all for every cell)
+	$(call say,RDMA tests (in virtual machines))
+	@.ci/toolchain
+	@.ci/test-rdma $(TARGET)
 
 # From the top, where no folder `xfer` hides the installed wheel from Python.
 test-python: wheel ## the wheel's tests, real processes included
@@ -116,6 +123,11 @@ bench: wheel ## measures what this machine does: the transport, a hand-over, a r
 	@$(VENV_PYTHON) ffi/python/benches/replay_bench.py
 	$(call say,what timing each forward costs a training run)
 	@$(VENV_PYTHON) ffi/python/benches/timing_bench.py
+
+bench-rdma: ## measures RDMA beside perftest, in one virtual machine
+	$(call say,RDMA beside perftest)
+	@.ci/toolchain
+	@.ci/bench-rdma $(TARGET)
 
 canary: setup ## cancels 100,000 transfers at random instants, each way, and looks for bytes that come too late
 	@$(cargo) bench --locked --quiet --package xfer-transport --bench canary
