@@ -24,8 +24,8 @@ cargo = PYO3_PYTHON=$(VENV_PYTHON) cargo
 
 say = @printf '== %s\n' "$(1)"
 
-.PHONY: help setup wheel demo test test-rust test-rdma test-python lint sim sim-campaign fuzz explore mutants bench bench-rdma bench-peers \
-        bench-ways canary soak clean
+.PHONY: help setup wheel demo lint test test-rust test-rdma test-python
+.PHONY: sim sim-campaign fuzz explore mutants bench bench-rdma bench-peers bench-ways canary soak clean
 
 help: ## lists these targets
 	@printf 'usage: make TARGET\n\n'
