@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import gc
 import io
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from xfer.torch import codec, record
 from xfer.torch.checkpoint import CheckpointError, Checkpoints, read_tensors, write_tensors
 from xfer.torch.departures import Departures
 from xfer.torch.errors import WireError
-from xfer.torch.garbage import Pause, paused
+from xfer.torch.garbage import Collector, Pause, paused
 from xfer.torch.handoff import by_layer, by_shard, check_owners, heirs
 from xfer.torch.in_flight import InFlight
 from xfer.torch.memory import is_dense, lend, shaped, view
@@ -187,20 +189,35 @@ class TestDepartures:
 
 
 class TestGarbage:
+    @pytest.fixture(autouse=True)
+    def _enabled(self) -> Iterator[None]:
+        # Whatever other tests have left behind.
+        was_enabled = gc.isenabled()
+        gc.enable()
+        yield
+        if not was_enabled:
+            gc.disable()
+
     def test_the_collector_rests_as_long_as_anybody_wants_it_to(self) -> None:
-        assert gc.isenabled()
-        pause = Pause()
-        with paused():
-            pause.end()
-            pause.end()
-            assert not gc.isenabled(), "the other one isn't over"
+        collector = Collector()
+        first, second = Pause(collector=collector), Pause(collector=collector)
+        first.end()
+        first.end()
+        assert not gc.isenabled(), "the other one isn't over"
+        second.end()
         assert gc.isenabled()
 
-    def test_a_pause_that_is_over_its_limit_ends_when_somebody_looks(self) -> None:
-        pause, short = Pause(limit_s=1e9), Pause(limit_s=-1.0)
-        pause.look()
-        short.look()
-        assert not gc.isenabled()
+    def test_a_pause_ends_at_its_limit_by_itself(self) -> None:
+        ended = threading.Event()
+
+        class Watched(Collector):
+            def work(self) -> None:
+                super().work()
+                ended.set()
+
+        pause = Pause(limit_s=0.01, collector=Watched())
+        assert ended.wait(30)
+        assert gc.isenabled()
         pause.end()
         assert gc.isenabled()
 

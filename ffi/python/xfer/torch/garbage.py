@@ -9,34 +9,58 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_lock = threading.Lock()
-_pauses = 0
-_was_enabled = False
+
+class Collector:
+    """Python's collector, and who wants it to rest."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pauses = 0
+        self._was_enabled = False
+
+    def rest(self) -> None:
+        with self._lock:
+            if self._pauses == 0:
+                self._was_enabled = gc.isenabled()
+                gc.disable()
+            self._pauses += 1
+
+    def work(self) -> None:
+        with self._lock:
+            self._pauses -= 1
+            if self._pauses == 0 and self._was_enabled:
+                gc.enable()
+
+
+_collector = Collector()
 
 
 class Pause:
-    """The collector rests from now on, for `limit_s` at most if somebody looks by then: what training leaves behind must
-    not pile up for as long as a notice may be."""
+    """The collector rests from now on, for `limit_s` at most, whatever becomes of who asked for it: what training leaves
+    behind must not pile up for as long as a notice may be."""
 
-    def __init__(self, limit_s: float = float("inf")) -> None:
-        self._give_up_s = time.monotonic() + limit_s
+    def __init__(self, limit_s: float | None = None, collector: Collector = _collector) -> None:
+        self._collector = collector
+        self._lock = threading.Lock()
         self._over = False
-        _begin()
-
-    def look(self) -> None:
-        """Ends it if it has been long enough."""
-        if time.monotonic() > self._give_up_s:
-            self.end()
+        collector.rest()
+        self._timer = None if limit_s is None else threading.Timer(limit_s, self.end)
+        if self._timer is not None:
+            self._timer.daemon = True
+            self._timer.start()
 
     def end(self) -> None:
         """The collector works again, unless there are other pauses. Ends once, however often it is called."""
-        if not self._over:
+        with self._lock:
+            if self._over:
+                return
             self._over = True
-            _end()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._collector.work()
 
 
 @contextmanager
@@ -47,20 +71,3 @@ def paused() -> Iterator[None]:
         yield
     finally:
         pause.end()
-
-
-def _begin() -> None:
-    global _pauses, _was_enabled
-    with _lock:
-        if _pauses == 0:
-            _was_enabled = gc.isenabled()
-            gc.disable()
-        _pauses += 1
-
-
-def _end() -> None:
-    global _pauses
-    with _lock:
-        _pauses -= 1
-        if _pauses == 0 and _was_enabled:
-            gc.enable()

@@ -160,7 +160,6 @@ class Ownership:
             return self._told()
         if self._arrival is None:
             self._arrival = TakeOver(self._stage, incoming)
-        self._arrival.pause.look()
         try:
             outcome = incoming.wait(timeout=0)
         except TimeoutError:

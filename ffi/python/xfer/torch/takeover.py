@@ -35,7 +35,7 @@ class TakeOver:
         self._shards: dict[int, Shard] = {}
         self._skeletons: dict[str, Skeleton | None] = {}
         self.pause = Pause(_PAUSE_S)
-        """Of the collector of cycles, until somebody ends it."""
+        """Of the collector of cycles, until it is over or somebody ends it."""
         stage.observe("offered", {"source": incoming.source})
 
     def prepare(self) -> bool:
