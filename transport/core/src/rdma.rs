@@ -6,9 +6,10 @@
 
 use crate::DecodeError;
 use crate::codec::Reader;
-use crate::frame::{FrameError, FrameHeader};
+use crate::frame::FrameHeader;
 use crate::integrity::crc32c;
 use crate::limits::{FRAME_HEADER_BYTES, RDMA_INLINE_BYTES_MAX, REASON_BYTES_MAX};
+use crate::packet::PacketError;
 
 /// Bytes of an introduction, and of the head of a refusal.
 pub const INTRODUCTION_BYTES: usize = 52;
@@ -172,25 +173,6 @@ pub enum Body<'a> {
     },
 }
 
-/// Why bytes are no packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum RdmaPacketError {
-    /// A kind that this version doesn't have, or nothing at all.
-    #[error("unknown kind of packet {0:?}")]
-    Kind(Option<u8>),
-    /// Of another length than its kind has.
-    #[error("a packet of kind {kind} of {len_bytes} bytes")]
-    Length {
-        /// Its kind.
-        kind: u8,
-        /// Its length.
-        len_bytes: usize,
-    },
-    /// The header in it is none.
-    #[error(transparent)]
-    Frame(#[from] FrameError),
-}
-
 const NOTHING: u8 = 1;
 const FRAME: u8 = 2;
 const MORE: u8 = 3;
@@ -240,14 +222,14 @@ impl<'a> RdmaPacket<'a> {
     }
 
     /// Reads one packet, which is all of `bytes`.
-    pub fn decode(bytes: &'a [u8]) -> Result<Self, RdmaPacketError> {
-        let kind = *bytes.first().ok_or(RdmaPacketError::Kind(None))?;
-        let length = RdmaPacketError::Length { kind, len_bytes: bytes.len() };
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, PacketError> {
+        let kind = *bytes.first().ok_or(PacketError::Kind(None))?;
+        let length = PacketError::Length { kind, len_bytes: bytes.len() };
         let (taken, freed) = numbers_of(bytes).ok_or(length)?;
         let rest = &bytes[PACKET_HEAD_BYTES..];
         let nothing = |rest: &[u8], body: Body<'a>| if rest.is_empty() { Ok(body) } else { Err(length) };
         let inline = |rest: &'a [u8]| if rest.len() <= RDMA_INLINE_BYTES_MAX { Ok(rest) } else { Err(length) };
-        let header = |rest: &'a [u8]| -> Result<(FrameHeader, &'a [u8]), RdmaPacketError> {
+        let header = |rest: &'a [u8]| -> Result<(FrameHeader, &'a [u8]), PacketError> {
             let (header, rest) = rest.split_at_checked(FRAME_HEADER_BYTES).ok_or(length)?;
             Ok((FrameHeader::decode(header)?, rest))
         };
@@ -266,7 +248,7 @@ impl<'a> RdmaPacket<'a> {
             }
             ABANDON => nothing(rest, Body::Abandon)?,
             UNREAD => Body::Unread { errno: u32::from_le_bytes(rest.try_into().map_err(|_| length)?) },
-            _ => return Err(RdmaPacketError::Kind(Some(kind))),
+            _ => return Err(PacketError::Kind(Some(kind))),
         };
         Ok(Self { taken, freed, body })
     }
