@@ -4,10 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use rustix::net::sockopt::{socket_acceptconn, socket_domain};
 use rustix::net::{AddressFamily, Shutdown, shutdown};
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, kill_process, pidfd_getfd, pidfd_open};
 
 use crate::job::{Job, SOURCE, TARGET};
 use crate::{Outcome, WAIT};
@@ -15,16 +16,20 @@ use crate::{Outcome, WAIT};
 /// What a link's ring has; the arena is larger.
 const RING_BYTES: u64 = 1 << 20;
 
-/// So fast that every chunk meets somebody who scribbles, sooner or later.
+/// So slow that the transfer outlasts many pauses, and so fast that some chunk is in a ring at the end of each.
 const LIMIT: &str = "limit 2000000";
+
+/// How long the target stands still, far from being declared dead, and how long it runs in between.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The source writes garbage over its rings, again and again, until the target has met it.
 pub fn scribble(job: &mut Job) -> Outcome<()> {
-    let pid = job.rank(SOURCE).pid();
-    let memory = OpenOptions::new().write(true).open(format!("/proc/{pid}/mem"))?;
+    let (source, target) = (job.rank(SOURCE).pid(), job.rank(TARGET).pid());
+    let memory = OpenOptions::new().write(true).open(format!("/proc/{source}/mem"))?;
+    let target = Pid::from_raw(target as i32).ok_or("a process without a number")?;
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let scribbler = scope.spawn(|| scribble_until(&over, &memory, pid));
+        let scribbler = scope.spawn(|| scribble_until(&over, &memory, source, target));
         let met = job.rank(SOURCE).ask(LIMIT);
         let met = met.and_then(|_| job.rank(TARGET).ask(&format!("await damaged 1 {}", WAIT.as_millis())));
         over.store(true, Ordering::SeqCst);
@@ -33,11 +38,17 @@ pub fn scribble(job: &mut Job) -> Outcome<()> {
     })
 }
 
-fn scribble_until(over: &AtomicBool, memory: &File, pid: u32) -> std::io::Result<()> {
+/// A target that runs may have copied a chunk before anybody comes to scribble on it: it stands still meanwhile.
+fn scribble_until(over: &AtomicBool, memory: &File, source: u32, target: Pid) -> std::io::Result<()> {
     let garbage = vec![0x5a; RING_BYTES as usize];
     while !over.load(Ordering::SeqCst) {
+        kill_process(target, Signal::STOP)?;
+        thread::sleep(PAUSE);
         // A link makes its ring when it first has to.
-        rings(pid)?.iter().try_for_each(|at| memory.write_all_at(&garbage, *at))?;
+        let scribbled = rings(source).and_then(|rings| rings.iter().try_for_each(|at| memory.write_all_at(&garbage, *at)));
+        kill_process(target, Signal::CONT)?;
+        scribbled?;
+        thread::sleep(PAUSE);
     }
     Ok(())
 }

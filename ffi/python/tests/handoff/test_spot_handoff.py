@@ -113,9 +113,12 @@ def test_nothing_is_lost(tmp_path: Path, place: str, in_flight: int) -> None:
 
 def test_what_can_be_computed_again_comes_last(tmp_path: Path) -> None:
     figures = run(tmp_path, *HEAVY)
-    first_saved = next(n for n, name in enumerate(figures["order"]) if "/saved." in name)
-    assert not [n for n in figures["order"][:150] if "/saved." in n]
-    assert sum("/parameter/" in name for name in figures["order"][:first_saved]) == 48
+    # `order` is the order of landing, and two links are not equally fast: it says something target by target.
+    for layers in ([4, 5], [6, 7]):
+        landed = [name for name in figures["order"] if any(f"layer.{layer}/" in name for layer in layers)]
+        saved = [n for n, name in enumerate(landed) if "/saved." in name]
+        assert saved and saved[0] > 75
+        assert sum("/parameter/" in name for name in landed[: saved[0]]) == 24
 
 
 @pytest.mark.parametrize("source", ["file", "api"])
