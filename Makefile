@@ -70,7 +70,9 @@ test-python: wheel ## the wheel's tests, real processes included
 
 lint: wheel ## formatting, clippy, documentation and types, all without a warning
 	$(call say,cargo fmt --check)
-	@cargo fmt --all --check
+	@cargo fmt --all --check && cargo fmt --all --check --manifest-path fuzz/Cargo.toml
+	$(call say,the lock file of the fuzz targets)
+	@cargo metadata --locked --quiet --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
 	$(call say,cargo clippy)
 	@$(cargo) clippy --locked --workspace --all-targets --quiet -- -D warnings
 	$(call say,cargo doc)
