@@ -45,7 +45,8 @@ fn scribble_until(over: &AtomicBool, memory: &File, source: u32, target: Pid) ->
         kill_process(target, Signal::STOP)?;
         thread::sleep(PAUSE);
         // A link makes its ring when it first has to.
-        let scribbled = rings(source).and_then(|rings| rings.iter().try_for_each(|at| memory.write_all_at(&garbage, *at)));
+        let scribbled =
+            rings(source).and_then(|rings| rings.iter().try_for_each(|at| memory.write_all_at(&garbage, *at)));
         kill_process(target, Signal::CONT)?;
         scribbled?;
         thread::sleep(PAUSE);
