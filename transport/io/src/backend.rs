@@ -5,6 +5,7 @@
 //! receiving side places bytes through the [`Intake`] it is given, which knows the live grants and the fence: a
 //! backend can't write memory in any other way.
 
+mod frame;
 pub mod shm;
 pub mod sim;
 pub mod tcp;

@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
 use rustix::process::Pid;
 use xfer_transport_core::frame::{FrameHeader, FrameKind};
 use xfer_transport_core::limits::{FRAME_HEADER_BYTES, PACKET_INLINE_BYTES_MAX};
@@ -15,6 +14,7 @@ use super::mailbox::{LETTER_BYTES_MAX, Taken};
 use super::send::Sender;
 use super::socket;
 use crate::backend::LinkError;
+use crate::backend::frame::{Frame, violation};
 use crate::intake::{Intake, Landing};
 use crate::limits::{READ_BUDGET_BYTES, RING_BYTES, SEGMENTS_MAX};
 use crate::memory::{Region, View, Views, fetch};
@@ -47,13 +47,6 @@ struct Pull {
     frame: Frame,
     ring: Option<Arc<View>>,
     segments: HashMap<u64, Arc<View>>,
-}
-
-/// The frame that is being received.
-enum Frame {
-    None,
-    Chunk { len: usize, at: usize },
-    Message { header: FrameHeader, payload: BytesMut },
 }
 
 /// Where the next packet lies.
@@ -192,7 +185,7 @@ impl Pull {
     fn take(&mut self, packet: &Packet<'_>, intake: &mut Intake) -> Result<usize, LinkError> {
         match *packet {
             Packet::Frame { header, inline } => {
-                self.begin(header, intake)?;
+                self.frame.begin(header, intake)?;
                 self.bytes(inline, intake)
             }
             Packet::More(inline) => self.bytes(inline, intake),
@@ -202,16 +195,10 @@ impl Pull {
                 if header.kind != FrameKind::Data {
                     return Err(violation("a message in a segment"));
                 }
-                self.begin(header, intake)?;
+                self.frame.begin(header, intake)?;
                 self.pull(&view, at, header.len_bytes, intake)
             }
-            Packet::Abandon => match std::mem::replace(&mut self.frame, Frame::None) {
-                Frame::Chunk { .. } => {
-                    intake.abandon_chunk();
-                    Ok(0)
-                }
-                _ => Err(violation("the end of a chunk that did not begin")),
-            },
+            Packet::Abandon => self.frame.abandon(intake).map(|()| 0),
             Packet::Forget { id } => {
                 self.segments.remove(&id);
                 Ok(0)
@@ -235,47 +222,9 @@ impl Pull {
         Ok(())
     }
 
-    fn begin(&mut self, header: FrameHeader, intake: &mut Intake) -> Result<(), LinkError> {
-        if !matches!(self.frame, Frame::None) {
-            return Err(violation("a frame inside another"));
-        }
-        let len = header.len_bytes as usize;
-        self.frame = if header.kind == FrameKind::Data {
-            intake.begin_chunk(header)?;
-            Frame::Chunk { len, at: 0 }
-        } else {
-            intake.begin_message(&header)?;
-            Frame::Message { header, payload: BytesMut::with_capacity(len) }
-        };
-        Ok(())
-    }
-
     /// Payload that came in a packet.
     fn bytes(&mut self, bytes: &[u8], intake: &mut Intake) -> Result<usize, LinkError> {
-        match &mut self.frame {
-            Frame::Chunk { len, at } => {
-                if bytes.len() > *len - *at {
-                    return Err(violation("more bytes than the chunk has"));
-                }
-                if !bytes.is_empty() {
-                    *at += intake.place(*at, |landing| {
-                        if let Landing::Memory(memory) = landing {
-                            memory.copy_from(*at, bytes);
-                        }
-                        Ok::<_, LinkError>(bytes.len())
-                    })?;
-                }
-            }
-            Frame::Message { header, payload } => {
-                if bytes.len() > header.len_bytes as usize - payload.len() {
-                    return Err(violation("more bytes than the message has"));
-                }
-                payload.extend_from_slice(bytes);
-            }
-            Frame::None => return Err(violation("bytes of no frame")),
-        }
-        self.finish(intake)?;
-        Ok(bytes.len())
+        self.frame.bytes(bytes, intake).map(|()| bytes.len())
     }
 
     /// Payload that lies in the ring.
@@ -308,7 +257,7 @@ impl Pull {
             done += part;
             *at += part;
         }
-        self.finish(intake)?;
+        self.frame.end_if_whole(intake)?;
         Ok(wanted)
     }
 
@@ -323,7 +272,7 @@ impl Pull {
         if header.kind != FrameKind::Data {
             return Err(violation("a message in another process"));
         }
-        self.begin(header, intake)?;
+        self.frame.begin(header, intake)?;
         let len = header.len_bytes as usize;
         let mut done = 0;
         while done < len {
@@ -343,21 +292,8 @@ impl Pull {
             done += part;
         }
         self.frame = Frame::Chunk { len, at: len };
-        self.finish(intake)?;
+        self.frame.end_if_whole(intake)?;
         Ok(Ok(len))
-    }
-
-    fn finish(&mut self, intake: &mut Intake) -> Result<(), LinkError> {
-        match &mut self.frame {
-            Frame::Chunk { len, at } if at == len => intake.finish_chunk(),
-            Frame::Message { header, payload } if payload.len() == header.len_bytes as usize => {
-                let payload: Bytes = std::mem::take(payload).freeze();
-                intake.message(*header, payload)?;
-            }
-            _ => return Ok(()),
-        }
-        self.frame = Frame::None;
-        Ok(())
     }
 }
 
@@ -372,8 +308,4 @@ pub(super) fn probe(pid: Option<Pid>, at: u64, number: u64) -> io::Result<()> {
 
 fn errno_of(error: io::Error) -> u32 {
     error.raw_os_error().and_then(|errno| u32::try_from(errno).ok()).unwrap_or(libc::EIO as u32)
-}
-
-fn violation(what: &str) -> LinkError {
-    LinkError::Violation(what.to_owned())
 }

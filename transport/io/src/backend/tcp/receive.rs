@@ -5,11 +5,11 @@ use std::io;
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 
-use bytes::{Bytes, BytesMut};
-use xfer_transport_core::frame::{FrameHeader, FrameKind};
+use xfer_transport_core::frame::FrameHeader;
 use xfer_transport_core::limits::FRAME_HEADER_BYTES;
 
 use crate::backend::LinkError;
+use crate::backend::frame::Frame;
 use crate::intake::{Intake, Landing};
 use crate::limits::READ_BUDGET_BYTES;
 
@@ -33,23 +33,9 @@ pub(super) struct Receiver {
     more: bool,
 }
 
-/// The frame that is being received.
-enum Frame {
-    /// Its header is not complete.
-    Header,
-    Chunk {
-        len: usize,
-        at: usize,
-    },
-    Message {
-        header: FrameHeader,
-        payload: BytesMut,
-    },
-}
-
 impl Receiver {
     pub(super) fn new() -> Self {
-        Self { ahead: Box::new([0; AHEAD_BYTES]), start: 0, end: 0, frame: Frame::Header, scratch: None, more: false }
+        Self { ahead: Box::new([0; AHEAD_BYTES]), start: 0, end: 0, frame: Frame::None, scratch: None, more: false }
     }
 
     pub(super) fn has_more(&self) -> bool {
@@ -85,55 +71,21 @@ impl Receiver {
     fn parse(&mut self, intake: &mut Intake) -> Result<(), LinkError> {
         while !intake.is_paused() {
             let ahead = &self.ahead[self.start..self.end];
-            match &mut self.frame {
-                Frame::Header => {
-                    if ahead.len() < FRAME_HEADER_BYTES {
-                        return Ok(());
-                    }
-                    let header = FrameHeader::decode(ahead)?;
-                    self.start += FRAME_HEADER_BYTES;
-                    let len = header.len_bytes as usize;
-                    self.frame = if header.kind == FrameKind::Data {
-                        intake.begin_chunk(header)?;
-                        Frame::Chunk { len, at: 0 }
-                    } else {
-                        intake.begin_message(&header)?;
-                        Frame::Message { header, payload: BytesMut::with_capacity(len) }
-                    };
+            if let Frame::None = self.frame {
+                if ahead.len() < FRAME_HEADER_BYTES {
+                    return Ok(());
                 }
-                Frame::Chunk { len, at } => {
-                    if *at < *len {
-                        let part = &ahead[..ahead.len().min(*len - *at)];
-                        if part.is_empty() {
-                            return Ok(());
-                        }
-                        let copied = intake.place(*at, |landing| {
-                            if let Landing::Memory(memory) = landing {
-                                memory.copy_from(*at, part);
-                            }
-                            Ok::<_, LinkError>(part.len())
-                        })?;
-                        self.start += copied;
-                        *at += copied;
-                    }
-                    if at == len {
-                        intake.finish_chunk();
-                        self.frame = Frame::Header;
-                    }
-                }
-                Frame::Message { header, payload } => {
-                    let len = header.len_bytes as usize;
-                    let part = &ahead[..ahead.len().min(len - payload.len())];
-                    payload.extend_from_slice(part);
-                    self.start += part.len();
-                    if payload.len() < len {
-                        return Ok(());
-                    }
-                    let payload: Bytes = std::mem::take(payload).freeze();
-                    intake.message(*header, payload)?;
-                    self.frame = Frame::Header;
-                }
+                self.frame.begin(FrameHeader::decode(ahead)?, intake)?;
+                self.start += FRAME_HEADER_BYTES;
+                continue;
             }
+            let rest = self.frame.rest();
+            let part = &ahead[..ahead.len().min(rest)];
+            if part.is_empty() && rest > 0 {
+                return Ok(());
+            }
+            self.start += part.len();
+            self.frame.bytes(part, intake)?;
         }
         Ok(())
     }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
 use xfer_sys::verbs::{Access, MemoryRegion};
 use xfer_transport_core::frame::{FrameHeader, FrameKind};
 use xfer_transport_core::rdma::{Body, RdmaPacket};
@@ -13,22 +12,16 @@ use super::send::Sender;
 use super::wire::Wire;
 use crate::Slice;
 use crate::backend::LinkError;
-use crate::intake::{Intake, Landing, Pulling};
+use crate::backend::frame::{Frame, violation};
+use crate::intake::{Intake, Pulling};
 
 /// Most that one read brings: it is still in the second-level cache when it is summed, which goes on while the next ones arrive.
 const PART_BYTES: usize = 128 << 10;
 
 pub(super) struct Receiver {
     frame: Frame,
+    pull: Option<Pull>,
     registrations: Registrations,
-}
-
-/// The frame that is being received.
-enum Frame {
-    None,
-    Chunk { len: usize, at: usize },
-    Message { header: FrameHeader, payload: BytesMut },
-    Pulled(Pull),
 }
 
 /// A chunk that the device reads.
@@ -50,12 +43,12 @@ struct Pull {
 impl Receiver {
     pub(super) fn new(wire: &Wire) -> Self {
         let registrations = Registrations::new(wire.domain(), Access::LOCAL_WRITE);
-        Self { frame: Frame::None, registrations }
+        Self { frame: Frame::None, pull: None, registrations }
     }
 
     /// Whether a chunk is being read, so that there will be more to say soon.
     pub(super) fn is_reading(&self) -> bool {
-        matches!(self.frame, Frame::Pulled(_))
+        self.pull.is_some()
     }
 
     /// When it has something to forget.
@@ -77,12 +70,12 @@ impl Receiver {
         budget: &mut usize,
     ) -> Result<bool, LinkError> {
         loop {
-            if let Frame::Pulled(pull) = &mut self.frame {
+            if let Some(pull) = &mut self.pull {
                 if !pull.go_on(wire, intake, budget)? {
                     return Ok(*budget == 0);
                 }
                 let len_bytes = pull.len as u64;
-                self.frame = Frame::None;
+                self.pull = None;
                 wire.took(len_bytes);
                 wire.send_returns(wire.has_arrived())?;
             }
@@ -112,74 +105,17 @@ impl Receiver {
         match packet.body {
             Body::Nothing => Ok(()),
             Body::Frame { header, inline } => {
-                self.begin(header, intake)?;
-                self.bytes(inline, intake)
+                self.frame.begin(header, intake)?;
+                self.frame.bytes(inline, intake)
             }
-            Body::More(inline) => self.bytes(inline, intake),
+            Body::More(inline) => self.frame.bytes(inline, intake),
             Body::Exposed { header, at, key } => self.pull(header, (at, key), wire, sender, intake),
-            Body::Abandon => match std::mem::replace(&mut self.frame, Frame::None) {
-                Frame::Chunk { .. } => {
-                    intake.abandon_chunk();
-                    Ok(())
-                }
-                _ => Err(violation("the end of a chunk that did not begin")),
-            },
+            Body::Abandon => self.frame.abandon(intake),
             Body::Unread { errno } => {
                 sender.unread(errno);
                 Ok(())
             }
         }
-    }
-
-    fn begin(&mut self, header: FrameHeader, intake: &mut Intake) -> Result<(), LinkError> {
-        if !matches!(self.frame, Frame::None) {
-            return Err(violation("a frame inside another"));
-        }
-        let len = header.len_bytes as usize;
-        self.frame = if header.kind == FrameKind::Data {
-            intake.begin_chunk(header)?;
-            Frame::Chunk { len, at: 0 }
-        } else {
-            intake.begin_message(&header)?;
-            Frame::Message { header, payload: BytesMut::with_capacity(len) }
-        };
-        Ok(())
-    }
-
-    /// Payload that came in a packet.
-    fn bytes(&mut self, bytes: &[u8], intake: &mut Intake) -> Result<(), LinkError> {
-        match &mut self.frame {
-            Frame::Chunk { len, at } => {
-                if bytes.len() > *len - *at {
-                    return Err(violation("more bytes than the chunk has"));
-                }
-                if !bytes.is_empty() {
-                    *at += intake.place(*at, |landing| {
-                        if let Landing::Memory(memory) = landing {
-                            memory.copy_from(*at, bytes);
-                        }
-                        Ok::<_, LinkError>(bytes.len())
-                    })?;
-                }
-                if at == len {
-                    self.frame = Frame::None;
-                    intake.finish_chunk();
-                }
-            }
-            Frame::Message { header, payload } => {
-                if bytes.len() > header.len_bytes as usize - payload.len() {
-                    return Err(violation("more bytes than the message has"));
-                }
-                payload.extend_from_slice(bytes);
-                if payload.len() == header.len_bytes as usize {
-                    let (header, payload): (FrameHeader, Bytes) = (*header, std::mem::take(payload).freeze());
-                    self.frame = Frame::None;
-                    intake.message(header, payload)?;
-                }
-            }
-            Frame::None | Frame::Pulled(_) => return Err(violation("bytes of no frame")),
-        }
-        Ok(())
     }
 
     /// A chunk that lies in the other end's memory.
@@ -195,12 +131,14 @@ impl Receiver {
         if header.kind != FrameKind::Data || len == 0 || remote.checked_add(len as u64).is_none() {
             return Err(violation("a frame in memory where none can be"));
         }
-        self.begin(header, intake)?;
+        if !matches!(self.frame, Frame::None) {
+            return Err(violation("a chunk inside a frame"));
+        }
+        intake.begin_chunk(header)?;
         let memory = match intake.destination() {
             Some(memory) => memory,
             None => {
                 // Not wanted, so not read either: its owner may use the memory for something else by now.
-                self.frame = Frame::None;
                 intake.finish_chunk();
                 wire.took(len as u64);
                 return Ok(());
@@ -209,7 +147,6 @@ impl Receiver {
         let registration = match self.registrations.of(&memory, Instant::now()) {
             Ok(registration) => registration,
             Err(error) => {
-                self.frame = Frame::None;
                 intake.spoil_chunk();
                 sender.tell_unread(&error);
                 wire.took(len as u64);
@@ -218,18 +155,7 @@ impl Receiver {
         };
         let (before, wanted) = (wire.reads_so_far().0, true);
         let (posted, landed, parts_landed) = (0, 0, 0);
-        self.frame = Frame::Pulled(Pull {
-            len,
-            posted,
-            landed,
-            before,
-            parts_landed,
-            memory,
-            registration,
-            remote,
-            key,
-            wanted,
-        });
+        self.pull = Some(Pull { len, posted, landed, before, parts_landed, memory, registration, remote, key, wanted });
         Ok(())
     }
 }
@@ -270,8 +196,4 @@ impl Pull {
             return Ok(true);
         }
     }
-}
-
-fn violation(what: &str) -> LinkError {
-    LinkError::Violation(what.to_owned())
 }
