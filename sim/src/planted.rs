@@ -32,8 +32,8 @@ pub enum Bug {
 impl Bug {
     /// All bugs.
     pub fn all() -> impl Iterator<Item = Self> {
-        let cores = transport::Bug::ALL.into_iter().map(Self::Transport);
-        cores.chain(migrate::Bug::ALL.into_iter().map(Self::Migrate)).chain([Self::TrustSources])
+        let cores = transport::Bug::ALL.iter().copied().map(Self::Transport);
+        cores.chain(migrate::Bug::ALL.iter().copied().map(Self::Migrate)).chain([Self::TrustSources])
     }
 
     /// Its name.

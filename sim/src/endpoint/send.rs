@@ -95,16 +95,7 @@ fn read_chunk(out: &mut Outside, peer: &Peer, chunk: &Chunk) -> Option<(FrameHea
     };
     out.checks.source_read(&out.memory, written.source);
     let payload = out.memory.copy(written.source, chunk.source_offset, chunk.len_bytes);
-    let header = FrameHeader {
-        kind: FrameKind::Data,
-        lane: chunk.lane,
-        attempt: chunk.attempt,
-        region: chunk.region.0,
-        offset: chunk.offset,
-        transfer: chunk.transfer.0,
-        len_bytes: chunk.len_bytes,
-        payload_crc32c: crc32c(&payload),
-    };
+    let header = chunk.header(crc32c(&payload));
     Some((header, payload))
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::frame::{FrameHeader, FrameKind};
 use crate::limits::{TRANSFER_BYTES_MAX, TRANSFERS_PER_PEER_MAX};
 use crate::message::Refusal;
 use crate::schedule::Windows;
@@ -119,6 +120,22 @@ pub struct Chunk {
     pub offset: u64,
     /// Its length.
     pub len_bytes: u32,
+}
+
+impl Chunk {
+    /// What stands before its bytes on the wire, whose checksum is `payload_crc32c`.
+    pub fn header(&self, payload_crc32c: u32) -> FrameHeader {
+        FrameHeader {
+            kind: FrameKind::Data,
+            lane: self.lane,
+            attempt: self.attempt,
+            region: self.region.0,
+            offset: self.offset,
+            transfer: self.transfer.0,
+            len_bytes: self.len_bytes,
+            payload_crc32c,
+        }
+    }
 }
 
 /// What a link does next.

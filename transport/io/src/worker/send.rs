@@ -90,16 +90,7 @@ impl Worker {
         let reading = source.read()?;
         let payload_crc32c = if sums() { reading.slice().crc32c() } else { 0 };
         drop(reading);
-        let header = FrameHeader {
-            kind: FrameKind::Data,
-            lane: chunk.lane,
-            attempt: chunk.attempt,
-            region: chunk.region.0,
-            offset: chunk.offset,
-            transfer: chunk.transfer.0,
-            len_bytes: chunk.len_bytes,
-            payload_crc32c,
-        };
+        let header = chunk.header(payload_crc32c);
         self.shared.counters.sent(chunk.lane, chunk.len_bytes);
         Some(Op::Chunk { header, source })
     }
