@@ -8,6 +8,7 @@
 mod codec;
 pub mod deadline;
 pub mod egress;
+pub mod forecast;
 pub mod frame;
 pub mod inbound;
 pub mod integrity;
@@ -35,6 +36,7 @@ pub mod time;
 
 pub use codec::DecodeError;
 pub use deadline::Deadline;
+pub use forecast::{Admission, Forecast};
 pub use lane::Lane;
 pub use peer::{BackendId, PeerId};
 pub use rate::RateInterval;

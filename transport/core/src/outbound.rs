@@ -95,6 +95,7 @@ pub(crate) struct Outbound {
     /// By chunk, the checksum it was acknowledged with.
     acked: Vec<Option<u32>>,
     left: u32,
+    left_bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -142,6 +143,7 @@ impl Outbound {
             tries: HashMap::new(),
             acked: vec![None; chunks as usize],
             left: chunks,
+            left_bytes: request.len_bytes,
         }
     }
 
@@ -197,6 +199,7 @@ impl Outbound {
         let posted = self.posted.remove(&extent.index)?;
         self.acked[extent.index as usize] = Some(crc32c);
         self.left -= 1;
+        self.left_bytes -= u64::from(extent.len_bytes);
         let copies = if planted::is(Bug::CountTwice) { 2 } else { 1 };
         let bytes = u64::from(extent.len_bytes) * copies;
         match self.over.iter_mut().find(|(backend, _)| *backend == posted.backend) {
@@ -244,6 +247,11 @@ impl Outbound {
     /// Whether every chunk is acknowledged.
     pub(crate) fn is_complete(&self) -> bool {
         self.left == 0 || (planted::is(Bug::DoneEarly) && self.left == 1 && self.acked.len() > 1)
+    }
+
+    /// Bytes that are not acknowledged.
+    pub(crate) fn left_bytes(&self) -> u64 {
+        self.left_bytes
     }
 
     /// The checksum of the whole, once complete.

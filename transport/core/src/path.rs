@@ -24,7 +24,7 @@ use crate::planted::{self, Bug};
 use crate::rate::{RateInterval, RateMeter};
 use crate::schedule::Schedule;
 use crate::stream::{Arrival, Numbered, PushError, StreamId, Streams};
-use crate::{BackendId, Lane, Time};
+use crate::{BackendId, Forecast, Lane, Time};
 
 pub use self::types::{Cause, Chunk, End, LinkId, Next, PathConfig, PathEvent, Request, TransferId, WriteError};
 
@@ -174,6 +174,7 @@ impl Path {
         }
         self.transfers.insert(id, transfer);
         self.schedule.enqueue(request.lane, id);
+        self.schedule.asked(request.lane, request.len_bytes);
         Ok(id)
     }
 
@@ -413,6 +414,13 @@ impl Path {
     /// What this path carries, as measured.
     pub fn rate(&self) -> Option<RateInterval> {
         self.rate.interval()
+    }
+
+    /// When a transfer of `len_bytes` would be done that is asked for in `lane` now, behind all that is before it on this
+    /// path. A limit is taken as if it were this path's alone. `None` while nothing is measured.
+    pub fn forecast(&self, lane: Lane, len_bytes: u64, now: Time, egress: &Egress) -> Option<Forecast> {
+        let rate = self.rate()?.limited(egress.limit()).limited(egress.lane_limit(lane));
+        Some(Forecast::new(self.schedule.ahead_bytes(lane).saturating_add(len_bytes), rate, now))
     }
 
     /// Payload bytes of `lane` that are posted and not acknowledged.

@@ -20,6 +20,15 @@ pub struct RateInterval {
     pub high: u64,
 }
 
+impl RateInterval {
+    /// What is left of it under a limit; `None` is no limit.
+    #[must_use]
+    pub fn limited(self, bytes_per_s: Option<u64>) -> Self {
+        let most = bytes_per_s.unwrap_or(u64::MAX);
+        Self { low: self.low.min(most), high: self.high.min(most) }
+    }
+}
+
 /// Measures acknowledged bytes against busy time. Time in which nothing was under way is not counted: an idle path
 /// is not a slow one.
 #[derive(Debug, Clone, Default)]

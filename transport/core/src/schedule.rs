@@ -31,6 +31,8 @@ pub(crate) struct Schedule {
 struct LaneQueue {
     waiting: VecDeque<TransferId>,
     posted_bytes: u64,
+    /// Of all transfers that are to be completed, posted or not.
+    left_bytes: u64,
 }
 
 impl Schedule {
@@ -75,6 +77,26 @@ impl Schedule {
         let posted = &mut self.lanes[lane as usize].posted_bytes;
         debug_assert!(*posted >= u64::from(len_bytes), "settled more than was posted");
         *posted = posted.saturating_sub(u64::from(len_bytes));
+    }
+
+    /// So many bytes more are to be acknowledged.
+    pub(crate) fn asked(&mut self, lane: Lane, len_bytes: u64) {
+        self.lanes[lane as usize].left_bytes += len_bytes;
+    }
+
+    /// So many are not any more: they are, or their transfer ends without them.
+    pub(crate) fn spared(&mut self, lane: Lane, len_bytes: u64) {
+        let left = &mut self.lanes[lane as usize].left_bytes;
+        debug_assert!(*left >= len_bytes, "spared more than was asked for");
+        *left = left.saturating_sub(len_bytes);
+    }
+
+    /// What leaves before a transfer that is asked for in `lane` now, in bytes: lanes before it and its own; and of
+    /// lanes after it what is posted, which can't be called back.
+    pub(crate) fn ahead_bytes(&self, lane: Lane) -> u64 {
+        let before = &self.lanes[..=lane as usize];
+        let after = &self.lanes[lane as usize + 1..];
+        before.iter().map(|lane| lane.left_bytes).chain(after.iter().map(|lane| lane.posted_bytes)).sum()
     }
 
     /// Payload bytes of `lane` that are posted.

@@ -18,6 +18,9 @@ impl Path {
         if was_under_way {
             self.schedule.settled(transfer.request.lane, extent.len_bytes);
         }
+        if transfer.phase == Phase::Active {
+            self.schedule.spared(transfer.request.lane, u64::from(extent.len_bytes));
+        }
         if transfer.is_complete() {
             self.advance(ack.transfer, Event::Complete, now);
         }
@@ -54,6 +57,9 @@ impl Path {
         let from = transfer.phase;
         let Some(to) = from.after(event) else { return };
         transfer.phase = to;
+        if from == Phase::Active {
+            self.schedule.spared(transfer.request.lane, transfer.left_bytes());
+        }
         match to {
             Phase::Fencing => {
                 let lane = transfer.request.lane;

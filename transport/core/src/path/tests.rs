@@ -252,8 +252,11 @@ impl World {
         self.settle();
     }
 
-    /// Checks what the sender reports.
+    /// Checks what the sender reports, and what it takes to be left.
     fn settle(&mut self) {
+        let active = self.sender.transfers.values().filter(|transfer| transfer.phase == Phase::Active);
+        let left_bytes: u64 = active.map(Outbound::left_bytes).sum();
+        assert_eq!(self.sender.schedule.ahead_bytes(Lane::Bulk), left_bytes);
         while let Some(event) = self.sender.poll_event() {
             let PathEvent::Ended(id, end) = event else { continue };
             let proven = !matches!(end, End::Failed { fenced: false, .. });
@@ -312,6 +315,31 @@ fn take(path: &mut Path, message: &Numbered) -> bool {
         Arrival::Violation => panic!("out of order: {message:?}"),
     }
     true
+}
+
+#[test]
+fn a_forecast_counts_what_is_before_it_and_nothing_that_it_overtakes() {
+    let mut world = World::new();
+    let s = |seconds: f64| Some(Time::ZERO.after(Duration::from_secs_f64(seconds)));
+    let latest = |world: &World, lane, len_bytes| {
+        world.sender.forecast(lane, len_bytes, Time::ZERO, &world.egress).map(|forecast| forecast.latest)
+    };
+    assert_eq!(latest(&world, Lane::Step, 1), None, "nothing is measured");
+    world.sender.rate.busy(Time::ZERO);
+    world.sender.rate.acknowledged(50_000, ms(50));
+    world.sender.rate.idle(ms(50));
+    assert_eq!(latest(&world, Lane::Step, 250_000), s(0.25));
+    let rescue = world.write(request(Lane::Rescue, 1_000_000));
+    assert_eq!(latest(&world, Lane::Rescue, 500_000), s(1.5));
+    assert_eq!(latest(&world, Lane::Bulk, 0), s(1.0));
+    assert_eq!(latest(&world, Lane::Step, 0), s(0.0), "it goes before all that has not left");
+    assert!(world.post(LinkId(1)));
+    assert_eq!(latest(&world, Lane::Step, 0), s(f64::from(CHUNK_BYTES) / 1e6), "what has left is not overtaken");
+    world.egress.set_lane(Lane::Bulk, Some(100_000), Time::ZERO);
+    world.egress.set(Some(500_000), Time::ZERO);
+    assert_eq!((latest(&world, Lane::Rescue, 0), latest(&world, Lane::Bulk, 0)), (s(2.0), s(10.0)));
+    world.sender.cancel(rescue, Time::ZERO);
+    assert_eq!(latest(&world, Lane::Bulk, 0), s(0.0), "it ends without its bytes");
 }
 
 #[derive(Debug, Clone)]
