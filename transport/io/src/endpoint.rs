@@ -12,7 +12,7 @@ use xfer_transport_core::landed::Landed;
 use xfer_transport_core::message::LinkRole;
 use xfer_transport_core::path::Request;
 use xfer_transport_core::ticket::Ticket;
-use xfer_transport_core::{BackendId, Deadline, Lane, PeerId, RateInterval, RemoteSlice, Time};
+use xfer_transport_core::{BackendId, Deadline, Forecast, Lane, PeerId, RateInterval, RemoteSlice, Time};
 
 use crate::backend::{Backend, Manner};
 use crate::backlog::Backlog;
@@ -269,6 +269,12 @@ impl Endpoint {
     /// What the path to `peer` carries, as measured while it was busy.
     pub fn rate(&self, peer: PeerId) -> Option<RateInterval> {
         self.0.peers.find(peer)?.rate()
+    }
+
+    /// When a transfer of `len_bytes` would be done that is asked for in `lane` now: what is under way to `peer` before it,
+    /// at the rate that was measured, under the limits that are set. Nothing before the path was busy for 50 ms.
+    pub fn forecast(&self, peer: PeerId, lane: Lane, len_bytes: u64) -> Option<Forecast> {
+        self.0.peers.find(peer)?.forecast(lane, len_bytes)
     }
 
     /// How `peer` is reached just now; nothing if it is not connected.

@@ -12,7 +12,7 @@ use xfer_transport_core::path::{Cause, Chunk, End, LinkId, Path, PathConfig, Pat
 use xfer_transport_core::schedule::Windows;
 use xfer_transport_core::stream::PushError;
 use xfer_transport_core::ticket::Ticket;
-use xfer_transport_core::{BackendId, PeerId, RateInterval, RegionId, Time};
+use xfer_transport_core::{BackendId, Forecast, Lane, PeerId, RateInterval, RegionId, Time};
 
 use crate::backlog::Backlog;
 use crate::error::{DownReason, LoanError, SendError, TransferError};
@@ -141,6 +141,14 @@ impl Peer {
 
     pub(crate) fn rate(&self) -> Option<RateInterval> {
         self.path().rate()
+    }
+
+    pub(crate) fn forecast(&self, lane: Lane, len_bytes: u64) -> Option<Forecast> {
+        self.forecast_on(&self.path(), lane, len_bytes, self.shared.now())
+    }
+
+    fn forecast_on(&self, path: &Path, lane: Lane, len_bytes: u64, now: Time) -> Option<Forecast> {
+        path.forecast(lane, len_bytes, now, &self.shared.egress())
     }
 
     // Links.
@@ -337,11 +345,12 @@ impl Peer {
         let now = self.shared.now();
         {
             let mut path = self.path();
+            let forecast = request.deadline.and_then(|_| self.forecast_on(&path, request.lane, request.len_bytes, now));
             let id = path.write(request, now).map_err(|error| match self.down.get() {
                 Some(reason) => self.gone(reason),
                 None => error.into(),
             })?;
-            transfer.began(Arc::clone(self), id);
+            transfer.began(Arc::clone(self), id, forecast);
             // Before the path is let go of: a link may ask for the first chunk at once.
             lock(&self.transfers)
                 .insert(id, Written { transfer: Arc::clone(&transfer), region: request.region, began: now });

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use xfer_transport_core::limits::FENCE_TIMEOUT;
 use xfer_transport_core::path::TransferId;
-use xfer_transport_core::{BackendId, Lane};
+use xfer_transport_core::{BackendId, Forecast, Lane};
 
 use crate::error::TransferError;
 use crate::gate::{Gate, Inside, Reader};
@@ -59,6 +59,8 @@ pub(crate) struct Transfer {
     done: Condvar,
     /// Where to cancel it: empty for a transfer that never began.
     at: OnceLock<(Arc<Peer>, TransferId)>,
+    /// When it was expected to be done, if it has a deadline and its path was measured.
+    forecast: OnceLock<Forecast>,
 }
 
 type Callback = Box<dyn FnOnce(&Result<Transferred, TransferError>) + Send>;
@@ -115,6 +117,13 @@ impl TransferHandle {
     /// How it ended, if it has.
     pub fn try_result(&self) -> Option<Result<Transferred, TransferError>> {
         self.0.lock().result.clone()
+    }
+
+    /// When it was expected to be done, as it was asked for, and with [`Forecast::admission`] whether that is in time. Nothing
+    /// for a transfer without a deadline, and while its path is not measured. A transfer that is not expected to be in time
+    /// begins all the same: cancel it if what would arrive is worth nothing.
+    pub fn forecast(&self) -> Option<Forecast> {
+        self.0.forecast.get().copied()
     }
 
     /// Ends the transfer for sure. Takes a round trip, and a second at most.
@@ -181,11 +190,15 @@ impl Transfer {
             state: Mutex::new(State { source, ..State::default() }),
             done: Condvar::new(),
             at: OnceLock::new(),
+            forecast: OnceLock::new(),
         }
     }
 
-    pub(crate) fn began(&self, peer: Arc<Peer>, id: TransferId) {
+    pub(crate) fn began(&self, peer: Arc<Peer>, id: TransferId, forecast: Option<Forecast>) {
         let _ = self.at.set((peer, id));
+        if let Some(forecast) = forecast {
+            let _ = self.forecast.set(forecast);
+        }
     }
 
     /// The part of the source that makes a chunk; nothing once it must not be read.

@@ -7,7 +7,10 @@ use std::time::Duration;
 use xfer_transport_core::limits::lane_window_bytes;
 
 use super::{Make, PATIENCE, Pair, Random, eventually, pattern, seed, start};
-use crate::{BackendId, Endpoint, EndpointConfig, Grant, Lane, Region, TransferError};
+use crate::{
+    Admission, BackendId, Cancelled, Deadline, Endpoint, EndpointConfig, Grant, Lane, Region, TransferError,
+    TransferHandle,
+};
 
 /// Sizes around which something could go wrong: nothing, one byte, a page less one, a chunk, several and a bit.
 pub const SIZES_BYTES: [u64; 5] = [0, 1, 4095, 1 << 20, (5 << 20) + 3];
@@ -165,6 +168,43 @@ pub fn a_limit_is_shared_in_the_order_of_the_requests(make: Make<'_>) {
     let received = received.load(Ordering::SeqCst);
     assert!(received <= CHUNKS / 2 * CHUNK_BYTES, "{received} bytes of what was asked for later went before");
     late.wait(Some(PATIENCE)).expect("its turn came");
+}
+
+/// Once a path is measured, a transfer with a deadline says from the start whether it can be in time.
+pub fn what_can_not_be_in_time_is_known_when_it_is_asked_for(make: Make<'_>) {
+    const LEN_BYTES: u64 = 1 << 20;
+    let pair = Pair::with(make, |config| config.chunk_bytes = 64 << 10);
+    let (sender, to) = (&pair.sender, pair.receiver.id());
+    let source = Region::from_vec(pattern(LEN_BYTES, 8));
+    let (_destination, grant) = pair.granted(LEN_BYTES);
+    let write = |time: Option<Duration>| {
+        let deadline = time.map(|time| sender.deadline_in(time));
+        (sender.write(to, source.all(), grant.remote().all(), Lane::Rescue, deadline), deadline)
+    };
+    let (unmeasured, _) = write(Some(PATIENCE));
+    assert_eq!((unmeasured.forecast(), sender.forecast(to, Lane::Rescue, 1)), (None, None));
+    unmeasured.wait(Some(PATIENCE)).expect("applied and verified");
+    eventually("the path is measured", || {
+        write(None).0.wait(Some(PATIENCE)).expect("applied and verified");
+        sender.rate(to).is_some()
+    });
+    // An hour for it, then a few seconds of what would take a quarter of one.
+    sender.set_egress_limit(Some(1_000));
+    let hour = Duration::from_secs(3600);
+    let (fits, by) = write(Some(hour));
+    let expected = |handle: &TransferHandle, by: Option<Deadline>| {
+        handle.forecast().zip(by).map(|(forecast, by)| forecast.admission(by))
+    };
+    assert_eq!(expected(&fits, by), Some(Admission::Fits));
+    let (late, by) = write(Some(PATIENCE));
+    assert_eq!(expected(&late, by), Some(Admission::WillNotFit));
+    let (behind, own) = (late.forecast().expect("measured"), fits.forecast().expect("measured"));
+    assert!(behind.earliest > own.earliest, "it waits for the one before it");
+    let overtakes = sender.forecast(to, Lane::Step, 0).expect("measured");
+    assert!(overtakes.earliest < own.earliest, "a step waits for no rescue that has not left");
+    for handle in [fits, late] {
+        assert_eq!(handle.cancel(), Cancelled::Fenced);
+    }
 }
 
 /// A lane's own limit is kept, and no other lane's.

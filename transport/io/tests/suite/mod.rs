@@ -9,6 +9,7 @@ suite! {
     delivery::the_egress_limit_holds;
     delivery::a_limit_is_shared_in_the_order_of_the_requests;
     delivery::a_lane_limit_holds_its_lane_only;
+    delivery::what_can_not_be_in_time_is_known_when_it_is_asked_for;
     fence::a_cancel_is_a_fence(trials(500));
     fence::a_cancel_may_come_at_any_time;
     fence::a_deadline_is_a_fence(trials(100));
