@@ -47,7 +47,8 @@ pub(crate) fn subscriber<W>(config: &Config, writer: W) -> Result<impl Subscribe
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::builder().parse(&config.log);
+    // The value of a field is itself: a pattern of a hundred characters takes minutes and gigabytes to be compiled.
+    let filter = EnvFilter::builder().with_regex(false).parse(&config.log);
     let filter = filter.map_err(|error| LogError::Filter { filter: config.log.clone(), cause: error.to_string() })?;
     let line = Line {
         job: config.job.clone(),
