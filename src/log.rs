@@ -13,9 +13,10 @@ use std::time::SystemTime;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -47,16 +48,21 @@ pub(crate) fn subscriber<W>(config: &Config, writer: W) -> Result<impl Subscribe
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    // The value of a field is itself: a pattern of a hundred characters takes minutes and gigabytes to be compiled.
-    let filter = EnvFilter::builder().with_regex(false).parse(&config.log);
-    let filter = filter.map_err(|error| LogError::Filter { filter: config.log.clone(), cause: error.to_string() })?;
+    // By target and level only. Filters by spans and their values can be patterns, and one of a hundred characters may take minutes
+    // and gigabytes to be compiled.
+    let filter: Targets = config
+        .log
+        .parse()
+        .map_err(|error: ParseError| LogError::Filter { filter: config.log.clone(), cause: error.to_string() })?;
     let line = Line {
         job: config.job.clone(),
         rank: config.rank,
         host: xfer_migrate::store::host_name(),
         format: config.log_format,
     };
-    Ok(tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).event_format(line).finish())
+    let all =
+        tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(writer).event_format(line).finish();
+    Ok(all.with(filter))
 }
 
 /// How an event becomes a line.

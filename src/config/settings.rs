@@ -132,7 +132,7 @@ pub(super) const IMDS_URL: Setting = Setting {
 pub(super) const LOG: Setting = Setting {
     name: "XFER_LOG",
     default: DefaultValue::Is("warn,xfer::summary=info"),
-    meaning: "What is logged, as a filter of Rust's `tracing`: `info`, `warn,xfer_migrate=debug`, `off`.",
+    meaning: "What is logged, a level or targets with levels: `info`, `warn,xfer_migrate=debug`, `off`.",
 };
 pub(super) const LOG_FORMAT: Setting = Setting {
     name: "XFER_LOG_FORMAT",
