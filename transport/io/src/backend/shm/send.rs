@@ -383,7 +383,8 @@ impl Sender {
                 let (slice, start, len) = (reading.slice(), start as usize, len_bytes as usize);
                 ring.segment.fill(ring_at as usize, slice, start, len);
                 // Once more from where it was read, now that it is in the caches: a source that changes is noticed.
-                if sum_follows(header.len_bytes) { slice.crc32c_append(crc32c, start, len) } else { crc32c }
+                let summed = sums() && sum_follows(header.len_bytes);
+                if summed { slice.crc32c_append(crc32c, start, len) } else { crc32c }
             }
             None => return Ok(Some(Outgoing::new(&Packet::Abandon))),
         };
@@ -404,7 +405,7 @@ fn sum(source: &Source, at: u64, crc32c: u32) -> Outgoing {
         true => reading.slice().crc32c_append(crc32c, at as usize, left),
         false => 0,
     });
-    // Nobody wants it any more, or it may have been copied and must not count.
+    // Nobody wants it any more: what of it was copied must not count.
     Outgoing::new(&summed.map_or(Packet::Abandon, |crc32c| Packet::Sum { crc32c }))
 }
 
