@@ -5,6 +5,9 @@ after the other, each confirmed; the rounds of all peers follow each other, so t
 isn't installed, or doesn't start here, is a sentence below the table.
 
     python peers.py XFER_BENCH [--sizes-kib N,N,...] [--rounds N] [--only NAME,NAME]
+
+UCX is measured by its own program, ucx_perftest, which spins at both ends and has no checksums: a put that is answered by one of the same
+size, half of both. Below the table of sizes stands one of 8 bytes, one way.
 """
 
 from __future__ import annotations
@@ -202,6 +205,57 @@ XFER: dict[str, list[str]] = {
 }
 
 
+# What UCX moves by itself, and how: NIXL above is over it too.
+UCX: dict[str, str] = {"UCX put tcp": "tcp", "UCX put shm": "shm"}
+
+# 8 bytes one way: by whom, and with which arguments. UCX spins; so does xfer where it is told to look.
+LATENCIES: dict[str, tuple[str, list[str]]] = {
+    "UCX tag tcp": ("tcp", ["-t", "tag_lat"]),
+    "UCX put tcp": ("tcp", ["-t", "ucp_put_lat"]),
+    "UCX tag shm": ("shm", ["-t", "tag_lat"]),
+    "xfer tcp": ("", ["--transport", "tcp"]),
+    "xfer tcp, looks": ("", ["--transport", "tcp", "--busy-poll", "50"]),
+    "xfer shm": ("", ["--transport", "shm"]),
+    "xfer shm, looks": ("", ["--transport", "shm", "--busy-poll", "50", "--pin-cores", "0,1"]),
+}
+
+
+def ucx(transports: str, size: int, iters: int, arguments: list[str]) -> float:
+    """Seconds one way, the median of a run of ucx_perftest."""
+    import libucx
+
+    root = os.path.dirname(libucx.__file__)
+    libraries = {"LD_LIBRARY_PATH": f"{root}/lib", "UCX_MODULE_DIR": f"{root}/lib/ucx"}
+    environment = os.environ | libraries | {"UCX_TLS": transports, "UCX_WARN_UNUSED_ENV_VARS": "n"}
+    program = f"{root}/bin/ucx_perftest"
+    os.chmod(program, 0o755)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    server = subprocess.Popen([program, "-p", port], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        wait_for_listener(int(port))
+        command = [program, "127.0.0.1", "-p", port, "-s", str(size), "-n", str(iters), "-w", "10", "-f", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
+        words = done.stdout.splitlines()[-1].split() if done.stdout else []
+        if done.returncode or not words or words[0] != str(iters):
+            raise RuntimeError((done.stderr or done.stdout or "it ended without a word").strip().splitlines()[-1])
+        return float(words[1]) / 1e6
+    finally:
+        server.kill()
+        server.wait()
+
+
+def wait_for_listener(port: int) -> None:
+    """Until somebody listens there, as the system's table says: a call would be taken for the client's."""
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        with open("/proc/net/tcp") as table:
+            if any(line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A" for line in table):
+                return
+        time.sleep(0.01)
+    raise RuntimeError("ucx_perftest doesn't listen")
+
+
 def serve(name: str, port: int, is_sender: bool) -> None:
     """One process of a pair: does a round for each line that it is told, and the sender says how long it took."""
     make, _ = PEERS[name]
@@ -278,6 +332,15 @@ def xfer(program: str, arguments: list[str], size: int) -> float:
     return result["span_us"] / 1e6 / result["iters"]
 
 
+def latency(program: str, transports: str, arguments: list[str]) -> float:
+    """Seconds that 8 bytes take one way, the median of a run."""
+    if transports:
+        return ucx(transports, 8, 20_000, arguments)
+    command = [program, "--loopback", "-t", "lat", "-s", "8", "-n", "20000", "--no-verify", "--json", "-", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    return float(json.loads(done.stdout)["results"][0]["lat_us"]["p50"]) / 1e6
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("xfer_bench")
@@ -297,7 +360,9 @@ def main() -> None:
         except (RuntimeError, OSError) as error:
             absent[name] = str(error)
             pair.end()
+    programs = {name: how for name, how in UCX.items() if not options.only or name in options.only.split(",")}
     rates: dict[tuple[str, int], list[float]] = {}
+    times: dict[str, list[float]] = {}
     for _ in range(options.rounds):
         for size in sizes:
             for name, pair in list(pairs.items()):
@@ -306,14 +371,27 @@ def main() -> None:
                 except (RuntimeError, OSError) as error:
                     absent[name] = f"{error} (at {size} bytes)"
                     pairs.pop(name).end()
+            for name, transports in list(programs.items()):
+                try:
+                    seconds = ucx(transports, size, iterations(size), ["-t", "ucp_put_lat"])
+                    rates.setdefault((name, size), []).append(size / seconds / 1e9)
+                except (ImportError, RuntimeError, OSError, subprocess.TimeoutExpired) as error:
+                    absent[name] = str(error)
+                    programs.pop(name)
             for name, arguments in XFER.items():
                 rates.setdefault((name, size), []).append(size / xfer(options.xfer_bench, arguments, size) / 1e9)
+        for name, (transports, arguments) in LATENCIES.items():
+            if not transports or programs:
+                times.setdefault(name, []).append(latency(options.xfer_bench, transports, arguments) * 1e6)
     print(f"GB/s, median of {options.rounds} rounds in turn, one buffer at a time, confirmed; least and most in brackets")
     print(f"{'':14}" + "".join(f"{f'{size >> 10} KiB':>22}" for size in sizes))
-    for name in [*pairs, *XFER]:
+    for name in [*pairs, *programs, *XFER]:
         cells = [rates.get((name, size), []) for size in sizes]
         shown = [f"{statistics.median(cell):.2f} ({min(cell):.2f}-{max(cell):.2f})" if cell else "-" for cell in cells]
         print(f"{name:14}" + "".join(f"{cell:>22}" for cell in shown))
+    print("8 bytes one way, us, median of the rounds' medians; least and most in brackets")
+    for name, rounds in times.items():
+        print(f"{name:16}{statistics.median(rounds):>8.1f} ({min(rounds):.1f}-{max(rounds):.1f})")
     for name, why in absent.items():
         print(f"{name}: not measured: {why}")
     for pair in pairs.values():

@@ -38,8 +38,9 @@ const SLOTS: u64 = 4;
 
 /// Waits for clients, one after the other.
 pub(crate) fn run(options: &Options) -> Outcome<()> {
-    let listener = TcpListener::bind(options.bind)
-        .map_err(|error| Failure::connection(format!("can't listen on {}: {error}", options.bind)))?;
+    let listener = TcpListener::bind(options.bind).map_err(|error| {
+        Failure::connection(format!("can't listen on {}: {error}; --bind IP:0 takes a free port", options.bind))
+    })?;
     let address = listener.local_addr().map_err(Failure::connection)?;
     println!("server listens at {address}; measure with: xfer-bench {address}");
     loop {

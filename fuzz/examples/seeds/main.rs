@@ -108,6 +108,7 @@ fn packets() -> Vec<(&'static str, Vec<u8>)> {
         ("plain", whole(Packet::Plain { header, at: 1 << 46 })),
         ("probe", whole(Packet::Probe { at: 1 << 46, number: u64::MAX })),
         ("probed", whole(Packet::Probed { errno: 1 })),
+        ("sum", whole(Packet::Sum { crc32c: u32::MAX })),
         ("abandon", whole(Packet::Abandon)),
         ("segment", whole(Packet::Segment { id: 7, len_bytes: 64 << 20 })),
         ("ring", whole(Packet::Ring { len_bytes: 1 << 20 })),

@@ -75,6 +75,10 @@ pub const LINKS_PER_PEER_MAX: usize = 40;
 /// a socket costs less than the second packet that a place in shared memory takes.
 pub const PACKET_INLINE_BYTES_MAX: usize = 16 << 10;
 
+/// Between ends which share memory, the sum of a chunk that is longer follows it in a packet of its own: it is taken while the
+/// other end copies. Up to about this many bytes, that packet costs as much as the sum.
+pub const SUM_AHEAD_BYTES_MAX: u32 = 64 << 10;
+
 /// Bytes of payload that a packet between queue pairs carries itself. Up to about this many, copying them twice costs less
 /// than the round trip that a read takes; and there is room for some dozens of them at both ends of every link.
 pub const RDMA_INLINE_BYTES_MAX: usize = 8 << 10;

@@ -4,7 +4,7 @@
 //! the reader looks up in what it was shown, and a range that it checks against what it has mapped.
 
 use crate::frame::{FrameError, FrameHeader};
-use crate::limits::{FRAME_HEADER_BYTES, PACKET_INLINE_BYTES_MAX};
+use crate::limits::{FRAME_HEADER_BYTES, PACKET_INLINE_BYTES_MAX, SUM_AHEAD_BYTES_MAX};
 
 /// One packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +52,11 @@ pub enum Packet<'a> {
     Probed {
         /// The system's number of the error, 0 if there was none.
         errno: u32,
+    },
+    /// The checksum of a chunk that is longer than [`SUM_AHEAD_BYTES_MAX`], whose header has none, after all of it.
+    Sum {
+        /// CRC-32C of its payload.
+        crc32c: u32,
     },
     /// The rest of the payload doesn't come: nobody wants it any more.
     Abandon,
@@ -119,6 +124,12 @@ const PROBE: u8 = 11;
 const PROBED: u8 = 12;
 const MAILBOX: u8 = 13;
 const RUNG: u8 = 14;
+const SUM: u8 = 15;
+
+/// Whether the checksum of a chunk of so many bytes follows it.
+pub fn sum_follows(len_bytes: u32) -> bool {
+    len_bytes > SUM_AHEAD_BYTES_MAX
+}
 
 impl<'a> Packet<'a> {
     /// The bytes without what is inline, which follows them.
@@ -137,6 +148,7 @@ impl<'a> Packet<'a> {
             Self::Plain { header, at } => put(PLAIN, &header.encode(), &[*at]),
             Self::Probe { at, number } => put(PROBE, &[], &[*at, *number]),
             Self::Probed { errno } => put(PROBED, &[], &[u64::from(*errno)]),
+            Self::Sum { crc32c } => put(SUM, &[], &[u64::from(*crc32c)]),
             Self::Abandon => put(ABANDON, &[], &[]),
             Self::Segment { id, len_bytes } => put(SEGMENT, &[], &[*id, *len_bytes]),
             Self::Ring { len_bytes } => put(RING, &[], &[*len_bytes]),
@@ -194,6 +206,10 @@ impl<'a> Packet<'a> {
                 let [errno, _] = numbers(rest, 1)?;
                 Self::Probed { errno: u32::try_from(errno).map_err(|_| length)? }
             }
+            SUM => {
+                let [crc32c, _] = numbers(rest, 1)?;
+                Self::Sum { crc32c: u32::try_from(crc32c).map_err(|_| length)? }
+            }
             ABANDON => numbers(rest, 0).map(|_| Self::Abandon)?,
             SEGMENT => numbers(rest, 2).map(|[id, len_bytes]| Self::Segment { id, len_bytes })?,
             RING => numbers(rest, 1).map(|[len_bytes, _]| Self::Ring { len_bytes })?,
@@ -224,6 +240,7 @@ mod tests {
             Packet::Plain { header, at },
             Packet::Probe { at, number: id },
             Packet::Probed { errno: u32::MAX },
+            Packet::Sum { crc32c: u32::MAX },
             Packet::Abandon,
             Packet::Segment { id, len_bytes },
             Packet::Ring { len_bytes },

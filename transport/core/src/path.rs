@@ -348,6 +348,18 @@ impl Path {
             && Lane::URGENT.into_iter().any(|lane| self.front(lane, EXPRESS_BYTES_MAX).is_some())
     }
 
+    /// Whether [`Path::next`] may have something for `link`.
+    pub fn has_next(&mut self, link: LinkId) -> bool {
+        if self.message_link == Some(link) && self.has_messages() {
+            return true;
+        }
+        let carries_data = self.data_links().any(|data| data == link);
+        match carries_data {
+            true => self.has_chunks(),
+            false => self.express_link() == Some(link) && self.has_express(),
+        }
+    }
+
     /// Whether everything that was to be said has been received.
     pub fn is_flushed(&self) -> bool {
         self.acks.is_empty() && self.streams.all_received()
@@ -366,6 +378,11 @@ impl Path {
             return false;
         }
         now.since(*self.stranded.get_or_insert(now)) >= STRANDED_MAX
+    }
+
+    /// What [`Path::poll_event`] has next.
+    pub fn peek_event(&self) -> Option<&PathEvent> {
+        self.events.front()
     }
 
     /// Whether [`Path::poll_event`] has something.

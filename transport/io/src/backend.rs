@@ -72,6 +72,12 @@ pub trait Link: Send {
     /// Takes `op`, or gives it back when the link has enough to do: offer it again after [`Link::poll`].
     fn submit(&mut self, op: Op) -> Result<(), Op>;
 
+    /// Whether it sums a chunk of so many bytes by itself, when that hides behind something else: then its header has no sum
+    /// when it is submitted.
+    fn sums(&self, _len_bytes: u32) -> bool {
+        false
+    }
+
     /// Sends what was submitted and takes in what has arrived, as far as that goes without waiting.
     fn poll(&mut self, intake: &mut Intake) -> Result<(), LinkError>;
 
@@ -126,7 +132,7 @@ pub trait Link: Send {
 pub enum Op {
     /// A chunk, read from its source while the source's gate is open.
     Chunk {
-        /// Its header, with the checksum of the source as it was when it was scheduled.
+        /// Its header, with the checksum of the source as it was when it was scheduled, unless the [link sums](Link::sums).
         header: FrameHeader,
         /// Where its bytes are.
         source: Source,

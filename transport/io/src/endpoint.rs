@@ -227,17 +227,16 @@ impl Endpoint {
         if !busy_poll.is_zero() {
             let looking: Vec<Looking> = self.0.peers.all().iter().filter_map(Peer::look).collect();
             let looks = if looking.is_empty() { 1 } else { LOOKS_BEFORE_YIELD };
-            while started.elapsed() < busy_poll {
-                for _ in 0..looks {
-                    looking.iter().for_each(Looking::once);
-                    match messages.try_recv() {
-                        Ok(message) => return Some(message),
-                        Err(TryRecvError::Disconnected) => return None,
-                        Err(TryRecvError::Empty) => {}
-                    }
-                }
-                // Whoever is to bring something may need this processor for it.
-                thread::yield_now();
+            let mut received = Err(TryRecvError::Empty);
+            let _ = self.0.shared.look_for(busy_poll, looks, || {
+                looking.iter().for_each(Looking::once);
+                received = messages.try_recv();
+                !matches!(received, Err(TryRecvError::Empty))
+            });
+            match received {
+                Ok(message) => return Some(message),
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) => {}
             }
         }
         match timeout {

@@ -159,7 +159,7 @@ impl LinkEnd {
 #[cfg(test)]
 mod tests {
     use xfer_transport_core::frame::{FrameHeader, FrameKind};
-    use xfer_transport_core::limits::MESSAGE_BYTES_MAX;
+    use xfer_transport_core::limits::{MESSAGE_BYTES_MAX, SUM_AHEAD_BYTES_MAX};
     use xfer_transport_core::message::Greeting;
 
     use super::*;
@@ -230,6 +230,29 @@ mod tests {
         assert!(ended.reason.contains("packets which were not sent"), "{ended:?}");
         let ended = end(&|_| vec![letter(1, 2, vec![99])]);
         assert!(ended.reason.contains("unknown kind of packet"), "{ended:?}");
+    }
+
+    #[test]
+    fn a_sum_that_follows_belongs_to_the_chunk_that_awaits_it() {
+        let over = BackendId::Shm;
+        let ended = |packets: &[Packet<'_>]| {
+            let mut end = LinkEnd::new(over, false).expect("sockets");
+            assert!(end.put(&greeting(over, &hello())));
+            for packet in packets {
+                assert!(end.put(&[&packet.encode_head(), packet.inline()].concat()));
+            }
+            end.finish()
+        };
+        let sum = Packet::Sum { crc32c: 1 };
+        let short = Packet::Frame { header: FrameHeader::for_payload(FrameKind::Data, b"chunk"), inline: b"chunk" };
+        let long = FrameHeader { len_bytes: SUM_AHEAD_BYTES_MAX + 1, ..FrameHeader::for_payload(FrameKind::Data, b"") };
+        let [begun, more] = [Packet::Frame { header: long, inline: &[] }, Packet::More(&[0; 100])];
+        for packets in [&[sum][..], &[short, sum], &[begun, sum], &[begun, more, sum], &[begun, Packet::Abandon, sum]] {
+            let ended = ended(packets);
+            assert!(ended.reason.contains("the sum of no chunk"), "{packets:?}: {ended:?}");
+        }
+        let abandoned = ended(&[begun, more, Packet::Abandon, short]);
+        assert!(abandoned.is_introduced && !abandoned.reason.contains("violation"), "{abandoned:?}");
     }
 
     #[test]

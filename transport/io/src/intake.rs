@@ -147,6 +147,12 @@ impl Intake {
         !(self.acks.is_empty() && self.replies.is_empty() && self.messages.is_empty())
     }
 
+    /// Whether something has arrived that is more than a sign of life.
+    pub(crate) fn has_work(&self) -> bool {
+        let works = |(header, _): &(FrameHeader, Bytes)| header.kind != FrameKind::Beat;
+        !(self.acks.is_empty() && self.replies.is_empty()) || self.messages.iter().any(works)
+    }
+
     /// Bytes have arrived, of whatever kind: the other end is alive.
     pub fn heard(&mut self, bytes: usize) {
         self.heard_bytes += bytes as u64;
@@ -284,6 +290,13 @@ impl Intake {
                 post().map(|()| true)
             }
             _ => Ok(false),
+        }
+    }
+
+    /// The checksum of the chunk at its source, which its header didn't have.
+    pub(crate) fn summed(&mut self, crc32c: u32) {
+        if let Some(chunk) = &mut self.chunk {
+            chunk.header.payload_crc32c = crc32c;
         }
     }
 

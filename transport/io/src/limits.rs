@@ -20,12 +20,33 @@ pub const EVENTS_MAX: usize = 4_096;
 /// Transfers up to this size are sent by the thread that asks for them: cheaper than waking another.
 pub const INLINE_BYTES_MAX: u64 = 64 << 10;
 
+/// The same of a step, which somebody waits for: a wake-up takes longer than a socket takes so much.
+pub const INLINE_STEP_BYTES_MAX: u64 = 256 << 10;
+
+/// The same of a step where the other end sees the memory: nothing is copied here, and what is summed is summed while the other
+/// end copies.
+pub const INLINE_SEEN_BYTES_MAX: u64 = 1 << 20;
+
 /// The longest that a link may look for more without sleeping: beyond it a wake-up is a small part of the wait.
 pub const BUSY_POLL_MAX: Duration = Duration::from_millis(1);
+
+/// How long somebody looks at memory that both ends see for what has to come next, where such looks have paid: what waking two
+/// threads costs, with some time for the other end to do its part.
+pub const LOOK_AHEAD: Duration = Duration::from_micros(50);
+
+/// What a look for the end of a transfer is longer by, in bytes of it a microsecond: as fast as a busy machine copies them.
+pub const LOOK_BYTES_PER_US: u64 = 8 << 10;
+
+/// How many sleeps follow a look that found nothing, at most: each such look makes them twice as many.
+pub const SLEEPS_PER_LOOK_MAX: u32 = 64;
 
 /// Looks at memory before the processor is offered to others, a few hundred nanoseconds: where the other end runs on the same
 /// one, every look is in its way, and where it doesn't, an offer that nobody takes costs about as much.
 pub const LOOKS_BEFORE_YIELD: usize = 16;
+
+/// Whoever gets the processor back later than this has offered it to somebody who computes, and who would have it again at the
+/// next offer: from then on sleeping is the sooner way to get it.
+pub const YIELD_MAX: Duration = Duration::from_micros(500);
 
 /// How long the end of a link waits for the other end to read the last words.
 pub const FAREWELL: Duration = Duration::from_millis(300);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use xfer_transport_core::inbound::Inbound;
@@ -19,13 +20,15 @@ use crate::error::{DownReason, LoanError, SendError, TransferError};
 use crate::flight::{Flight, FlightRecord};
 use crate::hub::{Channel, PeerEvent};
 use crate::intake::Slot;
-use crate::limits::INLINE_BYTES_MAX;
+use crate::limits::{
+    INLINE_BYTES_MAX, INLINE_SEEN_BYTES_MAX, INLINE_STEP_BYTES_MAX, LOOK_AHEAD, LOOK_BYTES_PER_US, LOOKS_BEFORE_YIELD,
+};
 use crate::loans::Loans;
 use crate::peers::Peers;
 use crate::shared::Shared;
 use crate::stats::{add, subtract};
 use crate::transfer::{Source, Transfer, TransferHandle, Transferred};
-use crate::worker::{Looking, Worker};
+use crate::worker::{Looking, Pace, Worker};
 
 /// Who is at the other end, as it introduced itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +58,8 @@ pub(crate) struct Peer {
     /// When the peer last said that threads of its links are held up, in nanoseconds of our clock; 0 if never.
     excused: AtomicU64,
     down: OnceLock<DownReason>,
+    /// Of those who wait for short transfers.
+    pace: Mutex<Pace>,
     /// How to reach it again, if it was we who connected.
     pub(crate) reach: OnceLock<Reach>,
     peers: Weak<Peers>,
@@ -74,6 +79,8 @@ pub(crate) struct Reach {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Chunks {
     Any,
+    /// One, which one link will send.
+    One,
     /// One that the caller's own thread may send.
     Small,
 }
@@ -108,6 +115,7 @@ impl Peer {
             unproven: AtomicBool::new(false),
             excused: AtomicU64::new(0),
             down: OnceLock::new(),
+            pace: Mutex::default(),
             reach: OnceLock::new(),
             peers,
         }
@@ -179,9 +187,40 @@ impl Peer {
 
     /// Looks for messages of it, for a thread that waits for one; nothing where they can't be seen before the kernel says so.
     pub(crate) fn look(self: &Arc<Self>) -> Option<Looking> {
+        Looking::at(self.message_worker()?, Arc::clone(self))
+    }
+
+    /// Looks for the end of a transfer, for a thread that waits for it: as long as it was told to; or for a moment, if the transfer
+    /// is one that such a thread sends by itself, nobody else looks, and this has paid.
+    pub(crate) fn look_for_end(self: &Arc<Self>, transfer: &Transfer, timeout: Option<Duration>) {
+        let busy_poll = self.shared.busy_poll.min(timeout.unwrap_or(Duration::MAX));
+        let is_short = transfer.len_bytes <= INLINE_SEEN_BYTES_MAX;
+        if !busy_poll.is_zero() {
+            let looking = self.look();
+            let looks = if looking.is_some() { LOOKS_BEFORE_YIELD } else { 1 };
+            let _ = self.shared.look_for(busy_poll, looks, || {
+                looking.iter().for_each(Looking::once);
+                transfer.is_over()
+            });
+            return;
+        }
+        // Whoever else waits for this peer looks for its end too.
+        let Ok(mut pace) = self.pace.try_lock() else { return };
+        let Some(worker) = is_short.then(|| self.message_worker()).flatten() else { return };
+        let least = LOOK_AHEAD + Duration::from_micros(transfer.len_bytes / LOOK_BYTES_PER_US);
+        let least = least.min(timeout.unwrap_or(Duration::MAX));
+        let _ = pace.look(|| {
+            let looking = Looking::alone_at(worker, Arc::clone(self));
+            self.shared.look_for(least, LOOKS_BEFORE_YIELD, || {
+                looking.iter().for_each(Looking::once);
+                transfer.is_over()
+            })
+        });
+    }
+
+    fn message_worker(&self) -> Option<Arc<Worker>> {
         let link = self.path().message_link()?;
-        let worker = lock(&self.links).get(&link).cloned()?;
-        Looking::at(worker, Arc::clone(self))
+        lock(&self.links).get(&link).cloned()
     }
 
     /// An adopted link begins to carry.
@@ -297,7 +336,6 @@ impl Peer {
     }
 
     fn kick_some(self: &Arc<Self>, chunks: Option<Chunks>) {
-        let small = chunks == Some(Chunks::Small);
         let (events, messages, data): (Option<LinkId>, Option<LinkId>, Vec<LinkId>) = {
             let mut path = self.path();
             let events = path.message_link().filter(|_| path.has_events());
@@ -327,10 +365,14 @@ impl Peer {
         if let Some(worker) = messages {
             worker.poke(true);
         }
-        for worker in data {
-            if worker.poke(small) && small {
-                break;
-            }
+        let told = match chunks {
+            Some(Chunks::Small) => data.iter().any(|worker| worker.poke(true)),
+            // The others would only wake up to find nothing.
+            Some(Chunks::One) => data.iter().any(|worker| worker.wake_if_idle()),
+            _ => false,
+        };
+        if !told {
+            data.iter().for_each(|worker| _ = worker.poke(false));
         }
     }
 
@@ -356,8 +398,20 @@ impl Peer {
                 .insert(id, Written { transfer: Arc::clone(&transfer), region: request.region, began: now });
             path.handle_timeout(now);
         }
-        self.kick_some(Some(if request.len_bytes <= INLINE_BYTES_MAX { Chunks::Small } else { Chunks::Any }));
+        self.kick_some(Some(match request.len_bytes > u64::from(self.shared.chunk_bytes) {
+            false if self.is_sent_by_caller(&request) => Chunks::Small,
+            false => Chunks::One,
+            true => Chunks::Any,
+        }));
         Ok(TransferHandle::new(transfer))
+    }
+
+    /// Whether the thread that asks for a transfer sends it, if a link takes it at once.
+    fn is_sent_by_caller(&self, request: &Request) -> bool {
+        let within = |most: u64| request.len_bytes <= most;
+        let is_step = Lane::URGENT.contains(&request.lane);
+        within(INLINE_BYTES_MAX)
+            || is_step && (within(INLINE_STEP_BYTES_MAX) || within(INLINE_SEEN_BYTES_MAX) && self.sees_memory())
     }
 
     pub(crate) fn cancel(self: &Arc<Self>, id: TransferId) {
@@ -397,6 +451,25 @@ impl Peer {
                 }
             }
         }
+    }
+
+    /// Tells of transfers that are over, as long as nobody has to be told but who waits for them: on any thread.
+    pub(crate) fn settle_unheard(&self) {
+        while let Some((id, written, end)) = self.next_unheard() {
+            self.ended(id, written, end);
+        }
+    }
+
+    fn next_unheard(&self) -> Option<(TransferId, Written, End)> {
+        let mut path = self.path();
+        let Some(PathEvent::Ended(id, _)) = path.peek_event() else { return None };
+        let id = *id;
+        let mut transfers = lock(&self.transfers);
+        if !transfers.get(&id)?.transfer.is_unheard() {
+            return None;
+        }
+        let Some(PathEvent::Ended(_, end)) = path.poll_event() else { return None };
+        Some((id, transfers.remove(&id)?, end))
     }
 
     fn ended(&self, id: TransferId, written: Written, end: End) {

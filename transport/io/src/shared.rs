@@ -13,8 +13,10 @@ use crate::config::EndpointConfig;
 use crate::flight::FlightRecorder;
 use crate::grants::Grants;
 use crate::hub::Hub;
+use crate::limits::SLEEPS_PER_LOOK_MAX;
 use crate::loans::Held;
 use crate::stats::Counters;
+use crate::worker::{Seen, look_for};
 
 /// What all peers of an endpoint share.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) chunk_bytes: u32,
     pub(crate) links_per_peer: usize,
     pub(crate) busy_poll: Duration,
+    /// Looks to leave out, since somebody who computes wants the processor.
+    looks_left_out: AtomicU32,
     pub(crate) grants: Arc<Grants>,
     pub(crate) hub: Hub,
     pub(crate) counters: Arc<Counters>,
@@ -52,6 +56,7 @@ impl Shared {
             chunk_bytes: config.chunk_bytes,
             links_per_peer: config.links_per_peer,
             busy_poll: config.busy_poll,
+            looks_left_out: AtomicU32::new(0),
             grants: Arc::new(Grants::new(Arc::clone(&counters))),
             hub: Hub::new(Arc::clone(&counters)),
             counters,
@@ -66,6 +71,20 @@ impl Shared {
             next_order: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
         }
+    }
+
+    /// Looks until `seen` says that there is something, for `least`; not at all for a while after somebody was found computing on the
+    /// same processor.
+    pub(crate) fn look_for(&self, least: Duration, looks: usize, seen: impl FnMut() -> bool) -> Seen {
+        let one_less = |left: u32| left.checked_sub(1);
+        if self.looks_left_out.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok() {
+            return Seen::No;
+        }
+        let seen = look_for(least, looks, seen);
+        if seen == Seen::HeldUp {
+            self.looks_left_out.store(SLEEPS_PER_LOOK_MAX, Ordering::SeqCst);
+        }
+        seen
     }
 
     /// The endpoint's clock: it begins when the endpoint does.
@@ -139,5 +158,26 @@ impl Drop for Running {
     fn drop(&mut self) {
         *self.0.lock() -= 1;
         self.0.left.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_are_left_out_for_a_while_and_then_taken_up_again() {
+        let config = EndpointConfig::new(PeerId { rank: 0, incarnation: 1 }, "job");
+        let shared = Shared::new(&config, 1, Beats::new().expect("a descriptor"));
+        shared.looks_left_out.store(2, Ordering::SeqCst);
+        let mut looked = 0;
+        let mut look = || {
+            let seen = shared.look_for(Duration::MAX, 1, || {
+                looked += 1;
+                true
+            });
+            (seen, looked)
+        };
+        assert_eq!([look(), look(), look()], [(Seen::No, 0), (Seen::No, 0), (Seen::Yes, 1)]);
     }
 }

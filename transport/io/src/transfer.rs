@@ -5,7 +5,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use xfer_transport_core::limits::FENCE_TIMEOUT;
@@ -72,6 +71,10 @@ struct State {
     result: Option<Result<Transferred, TransferError>>,
     /// Whether the other end is known to write nothing more.
     fenced: bool,
+    /// Threads that sleep until the end: without any, waking them would cost a system call for nothing.
+    sleepers: usize,
+    /// It is about to end on a thread that must not run strangers' code.
+    ends_unheard: bool,
     wakers: Vec<Waker>,
     callbacks: Vec<Callback>,
 }
@@ -94,23 +97,21 @@ impl TransferHandle {
     /// latest.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<Transferred, TransferError> {
         let started = Instant::now();
-        let busy_poll = self.0.at.get().map_or(Duration::ZERO, |(peer, _)| peer.shared.busy_poll);
-        while started.elapsed() < busy_poll && self.0.lock().result.is_none() {
-            thread::yield_now();
+        if let Some((peer, _)) = self.0.at.get()
+            && !self.0.is_over()
+        {
+            peer.look_for_end(&self.0, timeout);
         }
         let mut state = self.0.lock();
         loop {
             if let Some(result) = &state.result {
                 return result.clone();
             }
-            let Some(timeout) = timeout else {
-                state = self.0.done.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            let Some(left) = timeout.checked_sub(started.elapsed()).filter(|left| !left.is_zero()) else {
+            let left = timeout.map(|timeout| timeout.saturating_sub(started.elapsed()));
+            if let (Some(timeout), Some(Duration::ZERO)) = (timeout, left) {
                 return Err(TransferError::StillRunning(timeout));
-            };
-            state = self.0.done.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            }
+            state = self.0.sleep(state, left);
         }
     }
 
@@ -147,7 +148,7 @@ impl TransferHandle {
     /// Calls `f` when the transfer is over: at once and right here if it is already, else on a thread that serves
     /// links, so be brief and wait for nothing. A panic of `f` is logged and goes no further.
     pub fn on_done(&self, f: Callback) {
-        let mut state = self.0.lock();
+        let mut state = self.0.lock_heard();
         match &state.result {
             None => state.callbacks.push(f),
             Some(result) => {
@@ -163,7 +164,7 @@ impl Future for TransferHandle {
     type Output = Result<Transferred, TransferError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.0.lock();
+        let mut state = self.0.lock_heard();
         if let Some(result) = &state.result {
             return Poll::Ready(result.clone());
         }
@@ -230,11 +231,47 @@ impl Transfer {
         }
         let (wakers, callbacks) = (std::mem::take(&mut state.wakers), std::mem::take(&mut state.callbacks));
         state.result = Some(result.clone());
+        let sleepers = state.sleepers;
         drop(state);
-        self.done.notify_all();
+        if sleepers > 0 {
+            self.done.notify_all();
+        }
         wakers.into_iter().for_each(Waker::wake);
         callbacks.into_iter().for_each(|callback| call(callback, &result));
         true
+    }
+
+    /// Whether it is.
+    pub(crate) fn is_over(&self) -> bool {
+        self.lock().result.is_some()
+    }
+
+    /// Whether nobody has to be told but those who block for it. If so it is about to end, and whoever wants to be told from
+    /// here on waits until it has: another thread than one of ours must not run their code.
+    pub(crate) fn is_unheard(&self) -> bool {
+        let mut state = self.lock();
+        state.ends_unheard = state.callbacks.is_empty() && state.wakers.is_empty();
+        state.ends_unheard
+    }
+
+    /// Its state, for one who wants to be told of its end.
+    fn lock_heard(&self) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        while state.ends_unheard && state.result.is_none() {
+            state = self.sleep(state, None);
+        }
+        state
+    }
+
+    /// Until it ends, most often.
+    fn sleep<'a>(&'a self, mut state: MutexGuard<'a, State>, timeout: Option<Duration>) -> MutexGuard<'a, State> {
+        state.sleepers += 1;
+        let mut state = match timeout {
+            None => self.done.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(timeout) => self.done.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0,
+        };
+        state.sleepers -= 1;
+        state
     }
 
     /// Held back no longer.

@@ -27,6 +27,11 @@ impl Wake {
         }
     }
 
+    /// Whether it was asked and has not looked yet.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::SeqCst)
+    }
+
     /// The sleeper is awake and looks at everything after this.
     pub(crate) fn clear(&self) {
         if self.asked.load(Ordering::SeqCst) {

@@ -26,13 +26,13 @@ use crate::backlog::Backlog;
 use crate::error::DownReason;
 use crate::greeting::Side;
 use crate::intake::{Intake, Slot};
-use crate::limits::{FAREWELL, INLINE_BYTES_MAX, RETRY_SUBSCRIBER_AFTER};
+use crate::limits::{FAREWELL, INLINE_SEEN_BYTES_MAX, RETRY_SUBSCRIBER_AFTER};
 use crate::peer::Peer;
 use crate::shared::{Running, Shared};
 use crate::wake::Wake;
 use crate::worker::pulse::Pulse;
 
-pub(crate) use self::look::Looking;
+pub(crate) use self::look::{Looking, Pace, Seen, look_for};
 
 type Readiness = Arc<dyn AsFd + Send + Sync>;
 
@@ -78,6 +78,8 @@ struct Inside {
     over: Option<DownReason>,
     /// Threads that look for what arrives.
     lookers: usize,
+    /// Something has arrived since its thread slept that is more than a sign of life.
+    worked: bool,
 }
 
 /// What is wished of a link's thread.
@@ -134,6 +136,7 @@ impl Worker {
                 failed: None,
                 over: None,
                 lookers: 0,
+                worked: false,
             }),
         }))
     }
@@ -206,12 +209,22 @@ impl Worker {
                 return true;
             }
         };
-        let all = self.send(&mut inside, self.shared.now(), INLINE_BYTES_MAX);
+        let all = self.send(&mut inside, self.shared.now(), INLINE_SEEN_BYTES_MAX);
         if !all {
             self.wake.wake();
         }
         self.wake_if_waiting(&inside);
         true
+    }
+
+    /// Wakes the link's thread for something to send, if it sleeps and nobody has woken it yet.
+    pub(crate) fn wake_if_idle(&self) -> bool {
+        let sleeps = !self.wake.is_asked() && self.inside.try_lock().is_ok();
+        let wakes = sleeps && self.hungry.load(Ordering::SeqCst);
+        if wakes {
+            self.wake.wake();
+        }
+        wakes
     }
 
     /// Something was sent by another thread: the link's own sleeps on what the link waited for before that.
@@ -264,13 +277,14 @@ impl Worker {
 
     /// Until the link is over; or until it is known to be for signs of life alone, which another thread serves.
     fn serve(self: &Arc<Self>, side: &mut Side) -> Option<DownReason> {
+        let mut pace = Pace::default();
         loop {
             match self.step(side) {
                 Ok(true) if self.role() == LinkRole::Beat => return None,
                 Ok(true) => {}
                 Ok(false) => {
                     let peer = self.lock().peer.clone();
-                    self.sleep(peer.as_deref());
+                    self.sleep(peer.as_deref(), &mut pace);
                 }
                 Err(reason) => return Some(reason),
             }
@@ -325,6 +339,7 @@ impl Worker {
             inside.machine.heard(now);
         }
         *news = inside.intake.has_news();
+        inside.worked |= inside.intake.has_work();
         let greeting = inside.take_in(now)?;
         if let Err(error) = polled {
             let reason = DownReason::from(&error);
@@ -359,21 +374,22 @@ impl Worker {
     }
 
     /// Waits until there is something to do.
-    fn sleep(&self, peer: Option<&Peer>) {
-        let (interest, timeout) = {
-            let inside = self.lock();
+    fn sleep(&self, peer: Option<&Peer>, pace: &mut Pace) {
+        let (interest, timeout, worked) = {
+            let mut inside = self.lock();
             let times =
                 [inside.machine.poll_timeout(), inside.paced_until, peer.and_then(|peer| peer.path().poll_timeout())];
             let timeout = times.into_iter().flatten().min().map(|at| self.shared.until(at));
             let link = inside.link.poll_timeout().map(|at| at.saturating_duration_since(Instant::now()));
             let retry = peer.filter(|peer| peer.backlog.is_stuck()).map(|_| RETRY_SUBSCRIBER_AFTER);
-            (inside.link.interest(), [timeout, link, retry].into_iter().flatten().min())
+            let timeout = [timeout, link, retry].into_iter().flatten().min();
+            (inside.link.interest(), timeout, std::mem::take(&mut inside.worked))
         };
         if interest.at_once {
             return;
         }
         let timeout = timeout.unwrap_or(FAREWELL);
-        if !self.look(interest, timeout) {
+        if !self.look(interest, timeout, worked.then_some(pace)) {
             self.wait(interest, timeout);
         }
     }

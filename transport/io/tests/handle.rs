@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use xfer_transport::conformance::{PATIENCE, eventually, pattern};
 use xfer_transport::{
-    Endpoint, EndpointConfig, Grant, Lane, PeerId, Region, TransferError, TransferHandle, Transferred,
+    BackendId, Endpoint, EndpointConfig, Grant, Lane, PeerId, Region, TransferError, TransferHandle, Transferred,
 };
 
 struct Pair {
@@ -22,7 +22,12 @@ struct Pair {
 
 impl Pair {
     fn new(len_bytes: u64) -> Self {
-        let start = |rank| Endpoint::start(EndpointConfig::new(PeerId { rank, incarnation: 1 }, "job"));
+        Self::set_up(len_bytes, &EndpointConfig::new(PeerId { rank: 0, incarnation: 1 }, "job"))
+    }
+
+    fn set_up(len_bytes: u64, config: &EndpointConfig) -> Self {
+        let id = |rank| PeerId { rank, incarnation: 1 };
+        let start = |rank| Endpoint::start(EndpointConfig { id: id(rank), ..config.clone() });
         let (sender, receiver) = (start(0).expect("an endpoint"), start(1).expect("an endpoint"));
         sender.connect(&receiver.ticket(), PATIENCE).expect("connected");
         let destination = Region::allocate(len_bytes).expect("memory");
@@ -133,6 +138,35 @@ fn callbacks_do_not_run_inside_other_calls() {
         inside.store(false, Ordering::SeqCst);
         assert_eq!(late.wait(Some(PATIENCE)), Err(TransferError::Expired));
         assert!(!ends.recv_timeout(PATIENCE).expect("a call"), "inside a call of its user");
+    }
+}
+
+/// Who waits takes in by itself what arrives meanwhile, but calls nobody back: whoever asked for that may need locks that it holds.
+#[test]
+fn callbacks_do_not_run_on_a_thread_that_waits_for_another_transfer() {
+    let mut over_tcp = EndpointConfig::new(PeerId { rank: 0, incarnation: 1 }, "job");
+    over_tcp.transports = Some(vec![BackendId::Tcp]);
+    for pair in [Pair::new(64 << 10), Pair::set_up(64 << 10, &over_tcp)] {
+        let me = thread::current().id();
+        let (ended, ends) = channel();
+        for round in 0..500 {
+            let (watched, waited_for) = (pair.write(), pair.write());
+            let ended = ended.clone();
+            // Registered while it is under way, or about to end, or over: only then it is called right here.
+            if round % 2 == 0 {
+                waited_for.wait(Some(PATIENCE)).expect("applied and verified");
+            }
+            let registering = Arc::new(AtomicBool::new(true));
+            let registering_then = Arc::clone(&registering);
+            watched.on_done(Box::new(move |_| {
+                let waits = thread::current().id() == me && !registering_then.load(Ordering::SeqCst);
+                ended.send(waits).expect("the test waits");
+            }));
+            registering.store(false, Ordering::SeqCst);
+            waited_for.wait(Some(PATIENCE)).expect("applied and verified");
+            pair.write().wait(Some(PATIENCE)).expect("applied and verified");
+            assert!(!ends.recv_timeout(PATIENCE).expect("a call"), "on the thread that waited");
+        }
     }
 }
 

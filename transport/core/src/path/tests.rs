@@ -564,12 +564,14 @@ fn small_chunks_of_urgent_lanes_also_go_beside_the_messages_and_nothing_else_doe
     assert_eq!(next(&mut path), Next::Idle, "bulk never goes there");
     let most = u64::from(EXPRESS_BYTES_MAX);
     let small = write(&mut path, Lane::Step, most);
-    assert!(path.has_express());
+    assert!(path.has_express() && path.has_next(control) && path.has_next(data));
     assert!(sends(next(&mut path), small));
+    assert!(!path.has_next(control) && path.has_next(data), "the rescue is left");
     let large = write(&mut path, Lane::Step, most + 1);
     assert_eq!(next(&mut path), Next::Idle, "what is longer has its own link");
     path.cancel(large, Time::ZERO);
     path.send(1, Bytes::from_static(b"a message")).expect("there is room");
+    assert!(path.has_next(control));
     let first = write(&mut path, Lane::Step, 1);
     assert!(matches!(next(&mut path), Next::Message(_)), "messages are first");
     assert!(sends(next(&mut path), first));

@@ -156,6 +156,10 @@ impl Link for FlakyLink {
         self.link.poll(intake)
     }
 
+    fn sums(&self, len_bytes: u32) -> bool {
+        self.link.sums(len_bytes)
+    }
+
     fn can_be_peeked(&self) -> bool {
         self.link.can_be_peeked()
     }

@@ -1,37 +1,44 @@
 //! Looking for what arrives instead of sleeping: by the link's own thread, or by one that waits for something anyway.
+//!
+//! Where both ends see the same memory that is done for a moment without being told to, while something is under way and such
+//! looks find something: see [`Pace`].
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{hint, thread};
 
 use xfer_transport_core::link::State;
+use xfer_transport_core::message::LinkRole;
 
 use super::{Inside, Worker};
 use crate::backend::Interest;
 use crate::backlog::Backlog;
+use crate::limits::{LOOK_AHEAD, LOOKS_BEFORE_YIELD, SLEEPS_PER_LOOK_MAX, YIELD_MAX};
 use crate::peer::Peer;
 
 impl Worker {
-    /// Looks whether there is something to do without sleeping, as long as it was told to.
-    pub(super) fn look(&self, interest: Interest, timeout: Duration) -> bool {
+    /// Looks whether there is something to do without sleeping: as long as it was told to, or for a moment if there is a pace
+    /// that says that this pays.
+    pub(super) fn look(&self, interest: Interest, timeout: Duration, pace: Option<&mut Pace>) -> bool {
         let least = self.shared.busy_poll.min(timeout);
         // Whoever looks here meanwhile takes in what arrives, and does so without waking anybody.
-        if least.is_zero() || self.callers.load(Ordering::SeqCst) > 0 {
+        if self.callers.load(Ordering::SeqCst) > 0 {
             return false;
+        }
+        if least.is_zero() {
+            let pace = pace.filter(|_| self.can_be_peeked && self.role() != LinkRole::Beat);
+            return pace.is_some_and(|pace| pace.look(|| self.glance(timeout)) != Seen::No);
         }
         if self.can_be_peeked {
             self.lock().look(true);
         }
-        let (started, mut found) = (Instant::now(), false);
-        while !found && started.elapsed() < least && self.callers.load(Ordering::SeqCst) == 0 {
-            // Whoever has the lock sends or takes in, and needs it undisturbed.
+        let mut found = false;
+        let looks = if self.can_be_peeked { LOOKS_BEFORE_YIELD } else { 1 };
+        let _ = self.shared.look_for(least, looks, || {
             found = self.is_peeked() || self.wait(interest, Duration::ZERO);
-            if !found {
-                // Whoever is to bring something may need this processor for it.
-                thread::yield_now();
-            }
-        }
+            found || self.callers.load(Ordering::SeqCst) > 0
+        });
         if self.can_be_peeked {
             let mut inside = self.lock();
             inside.look(false);
@@ -40,6 +47,18 @@ impl Worker {
         found
     }
 
+    /// Looks for a moment at what both ends see, and nothing else.
+    fn glance(&self, timeout: Duration) -> Seen {
+        self.lock().look(true);
+        let seen = self.shared.look_for(LOOK_AHEAD.min(timeout), LOOKS_BEFORE_YIELD, || {
+            self.is_peeked() || self.wake.is_asked() || self.callers.load(Ordering::SeqCst) > 0
+        });
+        let mut inside = self.lock();
+        inside.look(false);
+        if inside.link.peek() && seen != Seen::HeldUp { Seen::Yes } else { seen }
+    }
+
+    /// Whoever has the lock sends or takes in, and needs it undisturbed.
     fn is_peeked(&self) -> bool {
         self.can_be_peeked && self.inside.try_lock().is_ok_and(|inside| inside.link.peek())
     }
@@ -60,6 +79,7 @@ impl Worker {
             }
             self.wake_if_waiting(inside);
         }
+        peer.settle_unheard();
         Backlog::offer(peer, None);
         if peer.backlog.is_stuck() {
             // The link's own thread offers it again soon, once it knows.
@@ -78,6 +98,62 @@ impl Inside {
         self.lookers = if begins { self.lookers + 1 } else { self.lookers.saturating_sub(1) };
         if matches!((begins, self.lookers), (true, 1) | (false, 0)) {
             self.link.look(begins);
+        }
+    }
+}
+
+/// Whether it pays to look for a moment before sleeping: as long as what is looked for comes meanwhile. Each look that finds
+/// nothing makes the pause until the next one longer, so that what it costs stays small against the sleeps.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    pause: u32,
+    sleeps_left: u32,
+}
+
+impl Pace {
+    /// Looks, unless that has not paid.
+    pub(crate) fn look(&mut self, look: impl FnOnce() -> Seen) -> Seen {
+        if self.sleeps_left > 0 {
+            self.sleeps_left -= 1;
+            return Seen::No;
+        }
+        let seen = look();
+        self.pause = match seen {
+            Seen::Yes => 0,
+            Seen::No | Seen::HeldUp => (2 * self.pause).clamp(1, SLEEPS_PER_LOOK_MAX),
+        };
+        self.sleeps_left = self.pause;
+        seen
+    }
+}
+
+/// What came of a look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seen {
+    Yes,
+    No,
+    /// Somebody else had the processor for so long that it may be there by now.
+    HeldUp,
+}
+
+/// Looks until `seen` says that there is something, for `least`. Whoever is to bring it may need this processor: it is offered
+/// after every few looks.
+pub(crate) fn look_for(least: Duration, looks: usize, mut seen: impl FnMut() -> bool) -> Seen {
+    let started = Instant::now();
+    loop {
+        for _ in 0..looks {
+            if seen() {
+                return Seen::Yes;
+            }
+            hint::spin_loop();
+        }
+        let offered = started.elapsed();
+        if offered >= least {
+            return Seen::No;
+        }
+        thread::yield_now();
+        if started.elapsed() - offered > YIELD_MAX {
+            return Seen::HeldUp;
         }
     }
 }
@@ -103,6 +179,11 @@ impl Looking {
         Some(Self { worker, peer })
     }
 
+    /// Nothing where somebody else looks already.
+    pub(crate) fn alone_at(worker: Arc<Worker>, peer: Arc<Peer>) -> Option<Self> {
+        (worker.callers.load(Ordering::SeqCst) == 0).then(|| Self::at(worker, peer)).flatten()
+    }
+
     /// Takes in what has arrived.
     pub(crate) fn once(&self) {
         self.worker.look_once(&self.peer);
@@ -118,5 +199,29 @@ impl Drop for Looking {
         if self.worker.lock().link.peek() {
             self.worker.wake.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_that_find_nothing_become_rare_and_one_that_finds_something_brings_them_back() {
+        let mut pace = Pace::default();
+        let sleeps_until_a_look = |pace: &mut Pace, seen| {
+            let mut looked = false;
+            (0..).find(|_| {
+                let _ = pace.look(|| {
+                    looked = true;
+                    seen
+                });
+                looked
+            })
+        };
+        let pauses: Vec<_> = (0..10).filter_map(|_| sleeps_until_a_look(&mut pace, Seen::No)).collect();
+        assert_eq!(pauses, [0, 1, 2, 4, 8, 16, 32, 64, 64, 64]);
+        assert_eq!(sleeps_until_a_look(&mut pace, Seen::Yes), Some(SLEEPS_PER_LOOK_MAX));
+        assert_eq!(sleeps_until_a_look(&mut pace, Seen::No), Some(0));
     }
 }

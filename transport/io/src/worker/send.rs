@@ -11,7 +11,7 @@ use xfer_transport_core::stream::StreamId;
 use xfer_transport_core::{Lane, Time};
 
 use super::{Inside, Worker};
-use crate::backend::Op;
+use crate::backend::{Link, Op};
 use crate::memory::Slice;
 use crate::peer::Peer;
 use crate::unsummed::sums;
@@ -22,7 +22,8 @@ impl Worker {
         let mut sent_bytes = 0;
         while inside.link.has_room() {
             if sent_bytes >= budget_bytes {
-                return false;
+                // Most often that was all, and nobody has to be woken to find that out.
+                return !self.has_next(inside);
             }
             let Some(op) = inside.held.take().or_else(|| self.next_op(inside, now)) else { return true };
             sent_bytes += op.len_bytes();
@@ -38,6 +39,11 @@ impl Worker {
         inside.paced_until = None;
         self.hungry.store(false, Ordering::SeqCst);
         true
+    }
+
+    fn has_next(&self, inside: &Inside) -> bool {
+        let waits = inside.held.is_some() || inside.beat || !inside.greetings.is_empty();
+        waits || inside.peer.as_ref().is_some_and(|peer| peer.path().has_next(self.id))
     }
 
     fn next_op(&self, inside: &mut Inside, now: Time) -> Option<Op> {
@@ -72,7 +78,7 @@ impl Worker {
                 }
                 Next::Chunk(chunk) => {
                     // A source that is closed meanwhile is not sent; the path knows.
-                    if let Some(op) = self.chunk_op(peer, &chunk) {
+                    if let Some(op) = self.chunk_op(peer, &chunk, &*inside.link) {
                         return Some(op);
                     }
                 }
@@ -85,10 +91,10 @@ impl Worker {
         }
     }
 
-    fn chunk_op(&self, peer: &Peer, chunk: &Chunk) -> Option<Op> {
+    fn chunk_op(&self, peer: &Peer, chunk: &Chunk, link: &dyn Link) -> Option<Op> {
         let source = peer.source(chunk)?;
         let reading = source.read()?;
-        let payload_crc32c = if sums() { reading.slice().crc32c() } else { 0 };
+        let payload_crc32c = if sums() && !link.sums(chunk.len_bytes) { reading.slice().crc32c() } else { 0 };
         drop(reading);
         let header = chunk.header(payload_crc32c);
         self.shared.counters.sent(chunk.lane, chunk.len_bytes);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rustix::net::{Shutdown, shutdown};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use xfer_transport_core::BackendId;
+use xfer_transport_core::packet::sum_follows;
 
 use super::receive::Receiver;
 use super::send::Sender;
@@ -42,6 +43,10 @@ impl Link for ShmLink {
 
     fn submit(&mut self, op: Op) -> Result<(), Op> {
         self.sender.submit(&self.socket, op)
+    }
+
+    fn sums(&self, len_bytes: u32) -> bool {
+        sum_follows(len_bytes)
     }
 
     fn poll(&mut self, intake: &mut Intake) -> Result<(), LinkError> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustix::process::Pid;
 use xfer_transport_core::frame::{FrameHeader, FrameKind};
 use xfer_transport_core::limits::{FRAME_HEADER_BYTES, PACKET_INLINE_BYTES_MAX};
-use xfer_transport_core::packet::Packet;
+use xfer_transport_core::packet::{Packet, sum_follows};
 
 use super::mailbox::{LETTER_BYTES_MAX, Taken};
 use super::send::Sender;
@@ -47,6 +47,8 @@ struct Pull {
     frame: Frame,
     ring: Option<Arc<View>>,
     segments: HashMap<u64, Arc<View>>,
+    /// The chunk's sum comes after its bytes.
+    awaits_sum: bool,
 }
 
 /// Where the next packet lies.
@@ -57,7 +59,7 @@ enum Next {
 
 impl Receiver {
     pub(super) fn new(views: Arc<Views>, pid: Option<Pid>) -> Self {
-        let pull = Pull { frame: Frame::None, ring: None, segments: HashMap::new() };
+        let pull = Pull { frame: Frame::None, ring: None, segments: HashMap::new(), awaits_sum: false };
         let (buffer, letter) = (Box::new([0; PACKET_BYTES_MAX]), [0; LETTER_BYTES_MAX]);
         Self { views, buffer, letter, received: None, pid, pull, more: false }
     }
@@ -185,7 +187,7 @@ impl Pull {
     fn take(&mut self, packet: &Packet<'_>, intake: &mut Intake) -> Result<usize, LinkError> {
         match *packet {
             Packet::Frame { header, inline } => {
-                self.frame.begin(header, intake)?;
+                self.begin(header, intake)?;
                 self.bytes(inline, intake)
             }
             Packet::More(inline) => self.bytes(inline, intake),
@@ -195,8 +197,16 @@ impl Pull {
                 if header.kind != FrameKind::Data {
                     return Err(violation("a message in a segment"));
                 }
-                self.frame.begin(header, intake)?;
+                self.begin(header, intake)?;
                 self.pull(&view, at, header.len_bytes, intake)
+            }
+            Packet::Sum { crc32c } => {
+                let awaited = std::mem::take(&mut self.awaits_sum) && self.frame.rest() == 0;
+                if !awaited || !matches!(self.frame, Frame::Chunk { .. }) {
+                    return Err(violation("the sum of no chunk"));
+                }
+                intake.summed(crc32c);
+                self.end_if_whole(intake).map(|()| 0)
             }
             Packet::Abandon => self.frame.abandon(intake).map(|()| 0),
             Packet::Forget { id } => {
@@ -220,6 +230,16 @@ impl Pull {
             return Err(violation("too many segments, or one of them twice"));
         }
         Ok(())
+    }
+
+    fn begin(&mut self, header: FrameHeader, intake: &mut Intake) -> Result<(), LinkError> {
+        self.frame.begin(header, intake)?;
+        self.awaits_sum = header.kind == FrameKind::Data && sum_follows(header.len_bytes);
+        Ok(())
+    }
+
+    fn end_if_whole(&mut self, intake: &mut Intake) -> Result<(), LinkError> {
+        if self.awaits_sum { Ok(()) } else { self.frame.end_if_whole(intake) }
     }
 
     /// Payload that came in a packet.
@@ -257,7 +277,7 @@ impl Pull {
             done += part;
             *at += part;
         }
-        self.frame.end_if_whole(intake)?;
+        self.end_if_whole(intake)?;
         Ok(wanted)
     }
 
@@ -272,7 +292,7 @@ impl Pull {
         if header.kind != FrameKind::Data {
             return Err(violation("a message in another process"));
         }
-        self.frame.begin(header, intake)?;
+        self.begin(header, intake)?;
         let len = header.len_bytes as usize;
         let mut done = 0;
         while done < len {
@@ -285,14 +305,16 @@ impl Pull {
                 Landing::Discard => Ok(part),
             });
             if let Err(error) = fetched {
-                self.frame = Frame::None;
                 intake.spoil_chunk();
+                self.frame = Frame::Chunk { len, at: len };
+                // Its sum may still come.
+                self.end_if_whole(intake)?;
                 return Ok(Err(error));
             }
             done += part;
         }
         self.frame = Frame::Chunk { len, at: len };
-        self.frame.end_if_whole(intake)?;
+        self.end_if_whole(intake)?;
         Ok(Ok(len))
     }
 }

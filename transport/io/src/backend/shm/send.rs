@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use xfer_transport_core::frame::FrameHeader;
 use xfer_transport_core::limits::PACKET_INLINE_BYTES_MAX;
-use xfer_transport_core::packet::Packet;
+use xfer_transport_core::packet::{Packet, sum_follows};
 
 use super::mail::Mail;
 use super::mailbox::Put;
@@ -18,6 +18,7 @@ use crate::grants::random_u64;
 use crate::limits::{RING_BYTES, SEGMENTS_MAX, STREAM_BYTES_MIN};
 use crate::memory::{Segment, Slice, dropped_segments};
 use crate::transfer::Source;
+use crate::unsummed::sums;
 
 /// Most that is staged at once: a quarter of the ring, so that filling and emptying overlap.
 const PART_BYTES: u64 = RING_BYTES / 4;
@@ -67,10 +68,31 @@ enum Reach {
 
 /// The frame that is being sent.
 enum Sending {
-    Message { header: FrameHeader, payload: Bytes, at: Option<usize> },
-    Lent { header: FrameHeader, source: Source },
-    Plain { header: FrameHeader, source: Source },
-    Staged { header: FrameHeader, source: Source, at: Option<u64> },
+    Message {
+        header: FrameHeader,
+        payload: Bytes,
+        at: Option<usize>,
+    },
+    Lent {
+        header: FrameHeader,
+        source: Source,
+    },
+    Plain {
+        header: FrameHeader,
+        source: Source,
+    },
+    Staged {
+        header: FrameHeader,
+        source: Source,
+        at: Option<u64>,
+        crc32c: u32,
+    },
+    /// All of a chunk was said but its sum: of what is left from `at` on, after `crc32c`.
+    Sum {
+        source: Source,
+        at: u64,
+        crc32c: u32,
+    },
 }
 
 struct Outgoing {
@@ -121,7 +143,7 @@ impl Sender {
                     Some(Way::Inline(payload)) => Sending::Message { header, payload, at: None },
                     Some(Way::Lent) => Sending::Lent { header, source },
                     Some(Way::Plain) => Sending::Plain { header, source },
-                    Some(Way::Staged) => Sending::Staged { header, source, at: None },
+                    Some(Way::Staged) => Sending::Staged { header, source, at: None, crc32c: 0 },
                 }
             }
         });
@@ -249,10 +271,9 @@ impl Sender {
             Some(Sending::Message { header, payload, at }) => Ok(Some(self.message(header, payload, at))),
             Some(Sending::Lent { header, source }) => Ok(self.lend(header, source)),
             // Closed: it was not sent, and needs not be.
-            Some(Sending::Plain { header, source }) => Ok(source
-                .read()
-                .map(|reading| Outgoing::new(&Packet::Plain { header, at: reading.slice().as_ptr() as u64 }))),
-            Some(Sending::Staged { header, source, at }) => self.stage(header, source, at),
+            Some(Sending::Plain { header, source }) => Ok(self.point(header, source)),
+            Some(Sending::Staged { header, source, at, crc32c }) => self.stage(header, source, at, crc32c),
+            Some(Sending::Sum { source, at, crc32c }) => Ok(Some(sum(&source, at, crc32c))),
         }
     }
 
@@ -297,7 +318,10 @@ impl Sender {
             let reading = source.read()?;
             let (segment, at) = reading.slice().shared()?;
             if self.shown.contains_key(&segment.id()) {
-                return Some(Outgoing::new(&Packet::Lent { header, segment: segment.id(), at }));
+                let packet = Packet::Lent { header, segment: segment.id(), at };
+                drop(reading);
+                self.sum_later(header, source);
+                return Some(Outgoing::new(&packet));
             }
             let segment = Arc::clone(segment);
             self.show(&segment)
@@ -306,17 +330,37 @@ impl Sender {
         Some(outgoing)
     }
 
+    /// Says where a chunk lies in this process; nothing of one that is closed.
+    fn point(&mut self, header: FrameHeader, source: Source) -> Option<Outgoing> {
+        let packet = Packet::Plain { header, at: source.read()?.slice().as_ptr() as u64 };
+        self.sum_later(header, source);
+        Some(Outgoing::new(&packet))
+    }
+
+    /// The other end copies from here on: the sum is taken meanwhile.
+    fn sum_later(&mut self, header: FrameHeader, source: Source) {
+        if sum_follows(header.len_bytes) {
+            self.frame = Some(Sending::Sum { source, at: 0, crc32c: 0 });
+        }
+    }
+
     /// The next part of a chunk through the ring; nothing while the ring is full.
-    fn stage(&mut self, header: FrameHeader, source: Source, at: Option<u64>) -> io::Result<Option<Outgoing>> {
+    fn stage(
+        &mut self,
+        header: FrameHeader,
+        source: Source,
+        at: Option<u64>,
+        crc32c: u32,
+    ) -> io::Result<Option<Outgoing>> {
         let Some(start) = at else {
-            self.frame = Some(Sending::Staged { header, source, at: Some(0) });
+            self.frame = Some(Sending::Staged { header, source, at: Some(0), crc32c });
             return Ok(Some(Outgoing::new(&Packet::Frame { header, inline: &[] })));
         };
         if matches!(self.reach, Reach::Untried) {
             let number = Box::new(random_u64());
             let packet = Packet::Probe { at: &raw const *number as u64, number: *number };
             self.reach = Reach::Asked { _number: number };
-            self.frame = Some(Sending::Staged { header, source, at });
+            self.frame = Some(Sending::Staged { header, source, at, crc32c });
             return Ok(Some(Outgoing::new(&packet)));
         }
         let ring = match &mut self.ring {
@@ -326,24 +370,43 @@ impl Sender {
         if !std::mem::replace(&mut ring.shown, true) {
             let packet = Packet::Ring { len_bytes: ring.segment.len_bytes() };
             let packet = Outgoing::showing(&packet, Arc::clone(&ring.segment));
-            self.frame = Some(Sending::Staged { header, source, at });
+            self.frame = Some(Sending::Staged { header, source, at, crc32c });
             return Ok(Some(packet));
         }
         let left = u64::from(header.len_bytes) - start;
         let Some((ring_at, len_bytes)) = ring.room(left) else {
-            self.frame = Some(Sending::Staged { header, source, at });
+            self.frame = Some(Sending::Staged { header, source, at, crc32c });
             return Ok(None);
         };
-        match source.read() {
-            Some(reading) => ring.segment.fill(ring_at as usize, reading.slice(), start as usize, len_bytes as usize),
+        let crc32c = match source.read() {
+            Some(reading) => {
+                let (slice, start, len) = (reading.slice(), start as usize, len_bytes as usize);
+                ring.segment.fill(ring_at as usize, slice, start, len);
+                // Once more from where it was read, now that it is in the caches: a source that changes is noticed.
+                let summed = sums() && sum_follows(header.len_bytes);
+                if summed { slice.crc32c_append(crc32c, start, len) } else { crc32c }
+            }
             None => return Ok(Some(Outgoing::new(&Packet::Abandon))),
-        }
+        };
         ring.written += len_bytes;
         if len_bytes < left {
-            self.frame = Some(Sending::Staged { header, source, at: Some(start + len_bytes) });
+            self.frame = Some(Sending::Staged { header, source, at: Some(start + len_bytes), crc32c });
+        } else if sum_follows(header.len_bytes) {
+            self.frame = Some(Sending::Sum { source, at: start + len_bytes, crc32c });
         }
         Ok(Some(Outgoing::new(&Packet::Staged { at: ring_at, len_bytes: len_bytes as u32 })))
     }
+}
+
+/// The sum of a chunk that was said, what of it is summed already being `crc32c`.
+fn sum(source: &Source, at: u64, crc32c: u32) -> Outgoing {
+    let left = (source.len_bytes() - at) as usize;
+    let summed = source.read().map(|reading| match sums() {
+        true => reading.slice().crc32c_append(crc32c, at as usize, left),
+        false => 0,
+    });
+    // Nobody wants it any more: what of it was copied must not count.
+    Outgoing::new(&summed.map_or(Packet::Abandon, |crc32c| Packet::Sum { crc32c }))
 }
 
 /// How a chunk gets across.
