@@ -166,8 +166,8 @@ class Faults:
             self._end_if_due(launcher)
 
     def _end_if_due(self, launcher: Launcher) -> None:
-        """Kills the node that has left, which has nothing that anybody needs, once somebody has gone on without it. Not sooner: the end of a
-        process takes tens of milliseconds of this machine's processors, and that of another machine none of theirs."""
+        """Kills the node that has left, which has nothing that anybody needs, once somebody has gone on without it. Not
+        sooner: the end of a process takes this machine's processors from the new owners, that of a machine doesn't."""
         if self._left and (self._went_on or launcher.killed):
             launcher.kill(LEAVING)
 

@@ -105,8 +105,9 @@ class Outgoing:
     ) -> None:
         """Nothing more comes: `record` (<= 1 MiB; cursor, step, whatever the new owners must know) travels with the commit. For the
         forecast: `take_over`, for each new owner its rank, and in seconds how long it has work of its own, how much it can have
-        prepared already, how long it takes to hear of the commit as long as it has work, what it does while bytes come, and once the layers are its own, and likewise for each group
-        that is sent, and for each that is not; and by what factor work may be slower than that."""
+        prepared already, how long it takes to hear of the commit as long as it has work, what it does while bytes come, and once the
+        layers are its own, likewise both for each group that is sent, and what it computes for each that is not. `slower`: by what
+        factor work may be slower than that."""
     def withdraw(self) -> Outcome:
         """The notice was withdrawn. Ends "withdrawn" if that is decided before a commit; else the commit stands."""
     def wait(self, timeout: float | None = None, interruptible: bool = False) -> Outcome: ...
