@@ -59,8 +59,8 @@ pub use xfer_transport_core::{Deadline, Lane, PeerId, Place, RegionId, RemoteReg
 pub mod migrate {
     pub use xfer_migrate::{
         Choice, Cost, Ended, HandOver, HandOverError, Handling, Incoming, MigrationError, Migrations, MigrationsConfig,
-        Mode, Moved, OfferError, Outcome, OutcomeKind, Outgoing, Progress, Prospect, Report, Rescue, TakeOver, Trace,
-        Trip,
+        Mode, Moved, OfferError, Outcome, OutcomeKind, Outgoing, Progress, Prospect, Report, Rescue, TakeOver,
+        TakeOvers, Trace, Trip,
     };
     pub use xfer_migrate_core::{GenerationKind, GenerationRecord, Item, ItemClass};
 }

@@ -316,8 +316,8 @@ fn a_plan_in_vain_says_so_and_a_senseless_one_is_refused() {
         assert!(error.contains(says), "{error}");
     }
     assert!(plan(&["--nodes", "-3"]).expect(2).err.contains("invalid value '-3' for '--nodes <N>'"));
-    assert!(plan(&["--done", "-1"]).expect(1).err.contains("the part of the step that is done is -1"));
-    assert!(plan(&["--nodes", "99"]).expect(1).err.contains("the number of nodes is 99; it must be from 1 to 32"));
+    assert!(plan(&["--done", "-1"]).expect(2).err.contains("the part of the step that is done is -1"));
+    assert!(plan(&["--nodes", "99"]).expect(2).err.contains("the number of nodes is 99; it must be from 1 to 32"));
     assert!(run(&["plan"]).expect(2).err.contains("say --model NAME or --manifest FILE"));
     assert!(run(&["plan", "--model", "gpt4"]).expect(2).err.contains("no model is called `gpt4`"));
     assert!(run(&["plan", "--model", "custom", "--layers", "4"]).expect(2).err.contains("needs --layers and --hidden"));

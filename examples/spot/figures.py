@@ -41,8 +41,12 @@ class Figures:
     transfer_phases_s: dict[str, float] = field(default_factory=dict)
     predicted_s: float | None = None
     """From the notice to when the last new owner was to go on, as node 1 planned it."""
+    predicted_range_s: tuple[float, float] | None = None
+    """The soonest and the latest moment at which that was to be expected."""
     resume_parts_s: dict[str, float] = field(default_factory=dict)
     """What that is made of."""
+    measured_parts_s: dict[str, float] = field(default_factory=dict)
+    """What the same parts took: until the decision by node 1, from there on by the new owner that was last."""
     resumed_s: float | None = None
     """From the notice to when the last new owner went on."""
     mode: str | None = None
@@ -82,6 +86,8 @@ class Figures:
                 self._add_outcome(event)
                 report = event["report"]
                 self.predicted_s, self.resume_parts_s = report["predicted_s"], report["resume_parts_s"]
+                self.predicted_range_s = report["predicted_range_s"]
+                self.measured_parts_s |= report["measured_parts_s"]
                 self.mode, self.why = report["plan"]["mode"], report["plan"]["why"]
                 self.order, self.path, self.transfer_phases_s = report["order"], report["path"], report["phases_s"]
                 for kind, moved in report["moved"].items():
@@ -91,6 +97,7 @@ class Figures:
             case "followed" if "report" in event:
                 self._add_outcome(event)
                 self.owners = event["owners"]
+                self.measured_parts_s |= event["report"]["measured_parts_s"]
                 for kind, moved in event["report"]["moved"].items():
                     self._class(kind)["items"] += moved["items"]
                     self._class(kind)["bytes"] += moved["bytes"]

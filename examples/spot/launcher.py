@@ -145,11 +145,15 @@ class Faults:
         self._kill_survivor = kill_survivor
         self._withdraw = withdraw
         self._cut = False
+        self._left = False
+        self._went_on = False
 
     def react(self, launcher: Launcher, event: Event) -> None:
         """Does what is due after `event`."""
         what = event["what"]
         if event["rank"] != LEAVING:
+            self._went_on = self._went_on or what in ("followed", "lost")
+            self._end_if_due(launcher)
             return
         if what == "marked":
             self._notice(launcher)
@@ -158,7 +162,13 @@ class Faults:
         elif what == "moved":
             self._interfere(launcher, event["landed"], event["without_copy"])
         elif what == "left":
-            # Its time is over, and it has nothing that anybody needs.
+            self._left = True
+            self._end_if_due(launcher)
+
+    def _end_if_due(self, launcher: Launcher) -> None:
+        """Kills the node that has left, which has nothing that anybody needs, once somebody has gone on without it. Not
+        sooner: the end of a process takes this machine's processors from the new owners, that of a machine doesn't."""
+        if self._left and (self._went_on or launcher.killed):
             launcher.kill(LEAVING)
 
     def _notice(self, launcher: Launcher) -> None:

@@ -108,11 +108,7 @@ class Terminal:
             self._headline("phases")
             for phase, seconds in figures.phases_s.items():
                 self._line(f"    {phase:<28} {_span(seconds):>10}")
-            if figures.predicted_s is not None and figures.resumed_s is not None:
-                both = f"{_span(figures.predicted_s)}; it was {_span(figures.resumed_s)}"
-                self._line(f"    {self._dim(f'planned to resume after {both}')}")
-                parts = [f"{part} {_span(seconds)}" for part in RESUME if (seconds := figures.resume_parts_s.get(part, 0.0)) > 0]
-                self._line(f"    {self._dim('planned: ' + ', '.join(parts))}")
+            self._resumed(figures)
         if self._snippet is not None:
             self._headline("the same for a single y that was received (one Linear, SGD with momentum)")
             says = self._good("torch.equal") if self._snippet["equal"] else self._bad("different")
@@ -161,6 +157,19 @@ class Terminal:
         if figures.replayed or figures.recomputed:
             how = f"{len(figures.replayed)} from their saved tensors, {len(figures.recomputed)} computed again"
             self._line(f"    forwards of node {LEAVING} whose backward ran elsewhere: {how}")
+
+    def _resumed(self, figures: Figures) -> None:
+        """What was planned beside what it was."""
+        planned_s, resumed_s = figures.predicted_s, figures.resumed_s
+        if planned_s is None or resumed_s is None or figures.predicted_range_s is None:
+            return
+        self._headline("from the notice to when the last new owner goes on")
+        self._line(f"    {'':<28} {'planned':>10} {'measured':>10}")
+        for part in RESUME:
+            planned, measured = (parts.get(part, 0.0) for parts in (figures.resume_parts_s, figures.measured_parts_s))
+            self._line(f"    {part:<28} {_span(planned):>10} {_span(measured):>10}")
+        off = f"{planned_s / resumed_s - 1:+.0%}; from {' to '.join(map(_span, figures.predicted_range_s))} was to be expected"
+        self._line(f"    {'in all':<28} {_span(planned_s):>10} {_span(resumed_s):>10}   {self._dim(off)}")
 
     def _at(self, event: Event, text: str) -> None:
         since = f"+{_span(event['t'] - self._noticed_s)}" if self._noticed_s else ""

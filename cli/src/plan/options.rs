@@ -161,7 +161,7 @@ impl Options {
                 self.window.apply(&mut departure);
                 Ok(departure)
             }
-            None => self.job.job(&self.window)?.departure().map_err(Failure::failed),
+            None => self.job.job(&self.window)?.departure().map_err(Failure::usage),
         }
     }
 

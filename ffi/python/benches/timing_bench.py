@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from xfer.torch.in_flight import InFlight
+from xfer.torch.pace import reading, since
 from xfer.torch.rng import LayerRng
 from xfer.torch.shard import Shard
 
@@ -35,9 +36,9 @@ def plain(shard: Shard, given: Tensor) -> None:
 
 def timed(shard: Shard, given: Tensor) -> None:
     """A forward as a stage runs it."""
-    began_s = time.perf_counter()
+    began = reading()
     InFlight(shard.name).run(shard.module, given, shard.rng)
-    shard.note_forward(time.perf_counter() - began_s)
+    shard.note_forward(since(began))
 
 
 def took_s(work: Callable[[Shard, Tensor], None], shard: Shard, given: Tensor) -> float:
@@ -73,8 +74,8 @@ def main() -> None:
     rounds = 20_000
     began_s = time.thread_time()
     for _ in range(rounds):
-        noted_s = time.perf_counter()
-        shard.note_forward(time.perf_counter() - noted_s)
+        noted = reading()
+        shard.note_forward(since(noted))
     alone_s = (time.thread_time() - began_s) / rounds
 
     print(f"a forward of {options.d_model} by {4 * 64} tokens: {forward_s * 1e3:.2f} ms")

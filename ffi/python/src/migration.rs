@@ -6,7 +6,7 @@ use pyo3::exceptions::{PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use xfer::Engine;
-use xfer::migrate::{self, Handling, Mode, Progress, Prospect, Rescue, TakeOver};
+use xfer::migrate::{self, Handling, Mode, Progress, Prospect, Rescue, TakeOver, TakeOvers};
 
 use crate::error::{self, Interrupted};
 use crate::item::{Item, kind_from_text};
@@ -98,10 +98,11 @@ impl Outgoing {
     }
 
     /// Nothing more comes; `record` travels with the commit.
-    #[pyo3(signature = (record, meanwhile_s=0.0, after_s=0.0))]
-    fn cut(&self, py: Python<'_>, record: Vec<u8>, meanwhile_s: f64, after_s: f64) -> PyResult<()> {
-        let (meanwhile, after) = (wait::duration(meanwhile_s)?, wait::duration(after_s)?);
-        py.detach(|| self.outgoing.cut_for(record.into(), TakeOver { meanwhile, after })).map_err(error::failed)
+    #[pyo3(signature = (record, take_over=Vec::new(), slower=1.0))]
+    fn cut(&self, py: Python<'_>, record: Vec<u8>, take_over: Vec<Load>, slower: f64) -> PyResult<()> {
+        wait::duration(slower)?;
+        let owners = take_over.into_iter().map(owner).collect::<PyResult<_>>()?;
+        py.detach(|| self.outgoing.cut_for(record.into(), TakeOvers { owners, slower })).map_err(error::failed)
     }
 
     /// The notice was withdrawn: ends "withdrawn" unless a commit came first.
@@ -203,6 +204,23 @@ impl Outgoing {
     }
 }
 
+/// A new owner's rank, and in seconds what it does, as [`TakeOver`] has it: busy, prepared, hears, meanwhile, after, graph, bind, again.
+type Load = (u32, f64, f64, f64, f64, f64, f64, f64, f64);
+
+fn owner((rank, busy, prepared, hears, meanwhile, after, graph, bind, again): Load) -> PyResult<TakeOver> {
+    Ok(TakeOver {
+        rank,
+        busy: wait::duration(busy)?,
+        prepared: wait::duration(prepared)?,
+        hears: wait::duration(hears)?,
+        meanwhile: wait::duration(meanwhile)?,
+        after: wait::duration(after)?,
+        graph: wait::duration(graph)?,
+        bind: wait::duration(bind)?,
+        again: wait::duration(again)?,
+    })
+}
+
 /// Name, kind, bytes, target, group, `recompute_s` and `recompute_from` of something that may be offered.
 type Described = (String, String, u64, u32, String, Option<f64>, Vec<String>);
 
@@ -242,6 +260,12 @@ impl Incoming {
     /// The item's memory once all of it is there and verified.
     fn landed(&self, name: &str) -> Option<Memory> {
         self.incoming.landed(name).map(|region| Memory { region })
+    }
+
+    /// This rank goes on: for the report.
+    fn goes_on(&self, computed_s: f64) -> PyResult<()> {
+        self.incoming.goes_on(wait::duration(computed_s)?);
+        Ok(())
     }
 
     /// The outcome, once the store has it.

@@ -97,9 +97,17 @@ class Outgoing:
 
     def offer(self, items: Sequence[Item]) -> None:
         """Adds items; may be called several times before `cut`. Names are unique over the migration."""
-    def cut(self, record: bytes, meanwhile_s: float = 0.0, after_s: float = 0.0) -> None:
+    def cut(
+        self,
+        record: bytes,
+        take_over: Sequence[tuple[int, float, float, float, float, float, float, float, float]] = (),
+        slower: float = 1.0,
+    ) -> None:
         """Nothing more comes: `record` (<= 1 MiB; cursor, step, whatever the new owners must know) travels with the commit. For the
-        forecast: what the new owner that has most to do does while bytes come, and once the layers are its own."""
+        forecast: `take_over`, for each new owner its rank, and in seconds how long it has work of its own, how much it can have
+        prepared already, how long it takes to hear of the commit as long as it has work, what it does while bytes come, and once the
+        layers are its own, likewise both for each group that is sent, and what it computes for each that is not. `slower`: by what
+        factor work may be slower than that."""
     def withdraw(self) -> Outcome:
         """The notice was withdrawn. Ends "withdrawn" if that is decided before a commit; else the commit stands."""
     def wait(self, timeout: float | None = None, interruptible: bool = False) -> Outcome: ...
@@ -133,8 +141,8 @@ class Outgoing:
     def leaves_by(self, mode: str, why: str) -> None:
         """This is how the rank leaves, and why: for the log, and for the report's `plan`."""
     def report(self) -> dict[str, Any]:
-        """Figures of the migration as plain values: plan (mode, why, table), predicted_s, resume_parts_s, order, moved_bytes and
-        seconds by class, phases_s, path, generation."""
+        """Figures of the migration as plain values: plan (mode, why, table), predicted_s, predicted_range_s, resume_parts_s
+        and measured_parts_s, order, moved_bytes and seconds by class, phases_s, path, generation."""
 
 @final
 class Incoming:
@@ -146,6 +154,9 @@ class Incoming:
     def landed(self, name: str) -> Memory | None:
         """The item's memory once all of it is there and verified; before the commit it is nobody's to change."""
     def wait(self, timeout: float | None = None) -> Outcome: ...
+    def goes_on(self, computed_s: float) -> None:
+        """This rank goes on with what it took over; `computed_s` of the time since the decision went into what was computed again.
+        For the report's measured_parts_s."""
     def report(self) -> dict[str, Any]: ...
 
 @final

@@ -16,13 +16,13 @@ use xfer_plan::{Choice, Handling, Mode, Progress};
 use xfer_transport::{Channel, Endpoint, Grant, Incoming as FromPeer, PeerEvent, Region, TransferError, Transferred};
 use xfer_transport_core::{Deadline, PeerId, Time};
 
-use crate::forecast::TakeOver;
 use crate::generations;
 use crate::migrations::{HandOverError, MigrationsConfig, OfferError, Outgoing, Shared, StartError};
 use crate::pause;
 use crate::rescue::{HandOver, Rescue};
 use crate::source::SourceRun;
 use crate::store::{Store, StoreError, Swap, Version};
+use crate::takeover::TakeOvers;
 use crate::target::TargetRun;
 use crate::trace::Ended;
 use crate::watch::{WATCH, look};
@@ -54,7 +54,7 @@ pub(crate) enum Job {
     },
     Cut {
         record: Bytes,
-        take_over: TakeOver,
+        take_over: TakeOvers,
         answer: SyncSender<Result<(), OfferError>>,
     },
     Manifest {
@@ -331,7 +331,9 @@ impl Driver {
                 let _ = answer.send(self.with_source(|source| source.offer(now, items)));
             }
             Job::Cut { record, take_over, answer } => {
-                let _ = answer.send(self.with_source(|source| source.cut(now, record, take_over)));
+                let (source, context) = (self.source.as_mut(), &self.context);
+                let cut = source.map_or(Err(OfferError::Closed), |source| source.cut(context, now, record, take_over));
+                let _ = answer.send(cut);
             }
             Job::Manifest { progress, answer } => {
                 let context = &self.context;

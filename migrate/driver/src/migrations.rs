@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -16,12 +16,12 @@ use xfer_transport::{Endpoint, Region};
 
 use crate::bell::Bell;
 use crate::driver::{self, Job};
-use crate::forecast::TakeOver;
 use crate::outcome::{MigrationError, Outcome};
 use crate::report::Report;
 use crate::rescue::{HandOver, Rescue};
 use crate::store::records::turn_key;
 use crate::store::{Store, StoreError, Swap, Version};
+use crate::takeover::TakeOvers;
 use crate::trace::Ended;
 
 /// The target of the summary line that every migration ends with.
@@ -90,6 +90,8 @@ pub(crate) struct View {
     pub(crate) items: Vec<Item>,
     pub(crate) landed: HashMap<String, Region>,
     pub(crate) outcome: Option<Result<Outcome, MigrationError>>,
+    /// When that was learnt here.
+    pub(crate) decided: Option<Instant>,
     pub(crate) report: Report,
     /// What targets have room for beside what was offered.
     pub(crate) room: HashMap<u32, u64>,
@@ -257,6 +259,7 @@ impl Migrations {
 impl View {
     /// The migration ended. An end without a decision gives way to a decision that is heard of later.
     pub(crate) fn conclude(&mut self, outcome: Result<Outcome, MigrationError>) {
+        self.decided = Some(Instant::now());
         match &outcome {
             Ok(outcome) => {
                 self.report.generation = Some(outcome.generation);
@@ -336,11 +339,11 @@ impl Outgoing {
 
     /// Nothing more comes: `record` (cursor, step, whatever the new owners must know; at most 1 MiB) travels with the commit.
     pub fn cut(&self, record: Bytes) -> Result<(), OfferError> {
-        self.cut_for(record, TakeOver::default())
+        self.cut_for(record, TakeOvers::default())
     }
 
     /// [`Outgoing::cut`] for new owners that need `take_over` to make what comes their own: for the report's forecast.
-    pub fn cut_for(&self, record: Bytes, take_over: TakeOver) -> Result<(), OfferError> {
+    pub fn cut_for(&self, record: Bytes, take_over: TakeOvers) -> Result<(), OfferError> {
         self.ask(|answer| Job::Cut { record, take_over, answer })
     }
 
@@ -422,6 +425,18 @@ impl Incoming {
     /// How it ended, if it has.
     pub fn outcome(&self) -> Option<Result<Outcome, MigrationError>> {
         lock(&self.view).outcome.clone()
+    }
+
+    /// This rank goes on with what it took over: for the report, which then has how long it took since the decision, `computed` of it
+    /// for what was computed again. Before there is a decision, this says nothing.
+    pub fn goes_on(&self, computed: Duration) {
+        let mut view = lock(&self.view);
+        let Some(decided) = view.decided else { return };
+        let took = decided.elapsed();
+        view.report.measured_parts_s = vec![
+            ("take over", took.saturating_sub(computed).as_secs_f64()),
+            ("compute again", computed.min(took).as_secs_f64()),
+        ];
     }
 
     /// Waits at most `timeout` (`None`: for ever) for the outcome.

@@ -45,6 +45,10 @@ pub struct Report {
     /// At a source, what it expected when nothing more was offered: the parts from the beginning to when the last new owner goes
     /// on, and how many seconds each takes. All of them were measured before: nothing is taken from a table.
     pub resume_parts_s: Vec<(&'static str, f64)>,
+    /// At a source, the soonest and the latest moment at which that was to be expected, in seconds from the beginning.
+    pub predicted_range_s: Option<(f64, f64)>,
+    /// How long the same parts took. A source knows those up to the decision, a target that has said that it goes on those after it.
+    pub measured_parts_s: Vec<(&'static str, f64)>,
     /// Bytes by the backend that carried them.
     pub path: BTreeMap<String, u64>,
     /// Chunks that had to be sent twice.
@@ -81,11 +85,9 @@ impl Report {
                 ((*class).to_owned(), figures)
             })
             .collect();
-        let phases: serde_json::Map<String, serde_json::Value> =
-            self.phases_s.iter().map(|(phase, seconds)| ((*phase).to_owned(), (*seconds).into())).collect();
-        let parts = self.resume_parts_s.iter();
-        let resume: serde_json::Map<String, serde_json::Value> =
-            parts.map(|(part, seconds)| ((*part).to_owned(), (*seconds).into())).collect();
+        let named = |parts: &[(&'static str, f64)]| -> serde_json::Map<String, serde_json::Value> {
+            parts.iter().map(|(part, seconds)| ((*part).to_owned(), (*seconds).into())).collect()
+        };
         serde_json::json!({
             "side": self.side,
             "generation": self.generation,
@@ -97,10 +99,12 @@ impl Report {
             "skipped": self.skipped,
             "plan": { "mode": self.mode, "why": self.why, "table": self.plan },
             "predicted_s": self.predicted_s(),
-            "resume_parts_s": resume,
+            "predicted_range_s": self.predicted_range_s.map(|(soonest_s, latest_s)| [soonest_s, latest_s]),
+            "resume_parts_s": named(&self.resume_parts_s),
+            "measured_parts_s": named(&self.measured_parts_s),
             "path": self.path,
             "retried_chunks": self.retried_chunks,
-            "phases_s": phases,
+            "phases_s": named(&self.phases_s),
         })
         .to_string()
     }
@@ -172,6 +176,33 @@ impl Timeline {
     }
 }
 
+/// When the parts of a hand-over ended, as its source saw it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ends {
+    /// When nothing more was offered.
+    pub(crate) cut: Option<Time>,
+    /// When the latest item was written.
+    pub(crate) written: Option<Time>,
+    /// When the latest one was known to have landed.
+    pub(crate) landed: Option<Time>,
+}
+
+impl Ends {
+    /// What each part took of a hand-over that began at `start` and was decided at `decided`; nothing if it was never cut.
+    pub(crate) fn parts_s(&self, start: Time, decided: Time) -> Vec<(&'static str, f64)> {
+        let Some(cut) = self.cut else { return Vec::new() };
+        let written = self.written.map_or(cut, |at| at.max(cut));
+        let landed = self.landed.map_or(written, |at| at.max(written));
+        let part = |end: Time, begin: Time| end.since(begin).as_secs_f64();
+        vec![
+            ("describe", part(cut, start)),
+            ("stream", part(written, cut)),
+            ("verify", part(landed, written)),
+            ("commit", part(decided, landed)),
+        ]
+    }
+}
+
 /// When a class of items was on its way: overlapping transfers count once.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Busy {
@@ -223,6 +254,17 @@ mod tests {
         timeline.end("grant", at(9));
         timeline.reach("stream", at(6));
         assert_eq!(timeline.phases_s(), [("grant", 1.0), ("stream", 4.0)]);
+    }
+
+    #[test]
+    fn measured_parts_follow_each_other_from_the_beginning_to_the_decision() {
+        let mut ends = Ends::default();
+        assert_eq!(ends.parts_s(at(0), at(9)), [], "it was never cut");
+        (ends.cut, ends.written, ends.landed) = (Some(at(4)), Some(at(3)), Some(at(6)));
+        let parts = [("describe", 3.0), ("stream", 0.0), ("verify", 2.0), ("commit", 3.0)];
+        assert_eq!(ends.parts_s(at(1), at(9)), parts, "all was written before the cut");
+        ends.written = Some(at(7));
+        assert_eq!(ends.parts_s(at(1), at(9)), [("describe", 3.0), ("stream", 3.0), ("verify", 0.0), ("commit", 2.0)]);
     }
 
     #[test]

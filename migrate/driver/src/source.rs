@@ -14,11 +14,12 @@ use xfer_transport::{Region, TransferError, TransferHandle, Transferred};
 use xfer_transport_core::{Deadline, Lane, PeerId, RateInterval, RemoteRegion, Time};
 
 use crate::driver::{Context, Job};
-use crate::forecast::{Left, Pace, TakeOver};
+use crate::forecast::{Left, Pace};
 use crate::migrations::{OfferError, Outgoing, Shared, View, lock};
 use crate::outcome::{MigrationError, Outcome};
-use crate::report::{Busy, Moved, Timeline};
+use crate::report::{Busy, Ends, Moved, Timeline};
 use crate::rescue::{Cost, HandOver, Rescue};
+use crate::takeover::{Forwards, TakeOvers, forwards};
 use crate::trace::{Ended, Trace, Trip};
 
 /// What a link is taken to carry until the first bytes show it: from 1 to 10 Gb/s, as spot machines have.
@@ -44,7 +45,7 @@ pub(crate) struct SourceRun {
     pace: Pace,
     /// When a target was told that an item is written.
     told_at: HashMap<ItemId, Time>,
-    take_over: TakeOver,
+    take_over: TakeOvers,
     /// What targets have room for, in bytes, where they have said so.
     rooms: Vec<(u32, u64)>,
     /// How many items the plan in the report is about.
@@ -55,6 +56,7 @@ pub(crate) struct SourceRun {
     landed: HashSet<ItemId>,
     busy: Busy,
     timeline: Timeline,
+    ends: Ends,
     trips: Vec<Trip>,
     /// Where an item's latest trip is in `trips`.
     trip_of: HashMap<ItemId, usize>,
@@ -103,7 +105,7 @@ impl SourceRun {
             planned: None,
             pace: Pace::new(context.store_answers_in),
             told_at: HashMap::new(),
-            take_over: TakeOver::default(),
+            take_over: TakeOvers::default(),
             rooms: Vec::new(),
             planned_items: 0,
             moved: BTreeMap::new(),
@@ -111,6 +113,7 @@ impl SourceRun {
             landed: HashSet::new(),
             busy: Busy::default(),
             timeline: Timeline::new(now),
+            ends: Ends::default(),
             trips: Vec::new(),
             trip_of: HashMap::new(),
             over: false,
@@ -161,37 +164,49 @@ impl SourceRun {
         lock(&self.outgoing.view).room = self.rooms.iter().map(left).collect();
     }
 
-    pub(crate) fn cut(&mut self, now: Time, record: Bytes, take_over: TakeOver) -> Result<(), OfferError> {
+    pub(crate) fn cut(
+        &mut self,
+        context: &Context,
+        now: Time,
+        record: Bytes,
+        take_over: TakeOvers,
+    ) -> Result<(), OfferError> {
         self.session.handle(now, Input::Cut { record }).map_err(OfferError::Refused)?;
         self.timeline.end("cut", now);
         self.take_over = take_over;
+        self.ends.cut = Some(now);
+        let limit = context.endpoint.egress_limit();
         if let Some(planned) = self.planned {
-            let so_far = now.since(self.timeline.start());
-            lock(&self.outgoing.view).report.resume_parts_s =
-                self.pace.parts_s(so_far, self.left(planned, now), take_over);
+            let (so_far, left) = (now.since(self.timeline.start()), self.left(planned, now, limit));
+            let mut view = lock(&self.outgoing.view);
+            view.report.resume_parts_s = self.pace.parts_s(so_far, &left, &self.take_over);
+            view.report.predicted_range_s = Some(self.pace.range_s(so_far, &left, &self.take_over));
         }
         Ok(())
     }
 
     /// What is still to come by the latest plan, made at `planned`.
-    fn left(&self, planned: Time, now: Time) -> Left {
+    fn left(&self, planned: Time, now: Time, limit: Option<u64>) -> Left {
         let plan = self.session.plan();
         let waiting = plan.order.iter().filter(|item| !self.under_way.contains(item) && !self.landed.contains(item));
-        let to_land = waiting.chain(&self.under_way).filter_map(|item| self.items.get(item));
-        Left {
-            stream: planned.after(plan.sent).since(now),
-            compute: plan.ready.saturating_sub(plan.sent),
-            bytes: to_land.map(|(item, _)| item.bytes).sum(),
+        let mut bytes = BTreeMap::new();
+        for (item, _) in waiting.chain(&self.under_way).filter_map(|item| self.items.get(item)) {
+            *bytes.entry(item.target).or_default() += item.bytes;
         }
+        Left { stream: planned.after(plan.sent).since(now), rate: self.told, bytes, limit, forwards: self.forwards() }
+    }
+
+    /// What becomes of forwards by the latest plan.
+    fn forwards(&self) -> BTreeMap<u32, Forwards> {
+        let kept: HashSet<ItemId> = self.session.plan().recompute.iter().copied().collect();
+        forwards(self.session.manifest().items().iter().map(|item| (item, kept.contains(&item.id))))
     }
 
     /// All that is offered, as a file that `xfer plan --manifest` reads.
     pub(crate) fn manifest(&self, context: &Context, now: Time, progress: Progress) -> String {
-        let handling = Handling {
-            meanwhile_s: self.take_over.meanwhile.as_secs_f64(),
-            after_s: self.take_over.after.as_secs_f64(),
-            ..Handling::default()
-        };
+        let (meanwhile, after) = self.take_over.most(&self.forwards());
+        let handling =
+            Handling { meanwhile_s: meanwhile.as_secs_f64(), after_s: after.as_secs_f64(), ..Handling::default() };
         xfer_plan::manifest::write(
             self.session.manifest(),
             &self.live(context, now, progress, handling),
@@ -293,6 +308,7 @@ impl SourceRun {
     /// What was written was compared with what is there now.
     pub(crate) fn compared(&mut self, now: Time, item: ItemId, moved: &Transferred, unchanged: bool, took: Duration) {
         self.timeline.reach("stream", now);
+        self.ends.written = Some(now);
         if let Some((about, _)) = self.items.get(&item) {
             self.pace.digested(about.bytes, took);
             self.told_at.insert(item, now);
@@ -433,7 +449,7 @@ impl SourceRun {
         };
         self.timeline.end("first byte", now);
         self.busy.start(about.class, now);
-        self.pace.leaves(now);
+        self.pace.leaves(about.target, now);
         self.under_way.insert(item);
         self.trip_of.insert(item, self.trips.len());
         self.trips.push(Trip {
@@ -474,14 +490,19 @@ impl SourceRun {
                 }
                 self.under_way.remove(&item);
                 if let Some((about, _)) = self.items.get(&item) {
-                    self.pace.landed(about.bytes, now, !self.under_way.is_empty());
+                    let target = |other: &ItemId| self.items.get(other).map(|(item, _)| item.target);
+                    let more = self.under_way.iter().any(|other| target(other) == Some(about.target));
+                    self.pace.landed(about.target, about.bytes, now, (!self.under_way.is_empty(), more));
                 }
+                self.ends.landed = Some(now);
                 self.count(now, item);
             }
             Event::Committed { record } | Event::Restored { record } | Event::Withdrawn { record } => {
                 self.timeline.end("decision", now);
                 // The store may be quicker than the targets' own word.
                 record.landed.iter().for_each(|item| self.count(now, *item));
+                let parts = self.ends.parts_s(self.timeline.start(), now);
+                lock(&self.outgoing.view).report.measured_parts_s = parts;
                 let outcome = Outcome::new(&record, self.migration.source.rank, |id| self.name(id));
                 self.end(outcome.ok_or_else(|| self.abandoned("the store went back to its first generation")));
             }

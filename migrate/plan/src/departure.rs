@@ -151,12 +151,22 @@ pub enum DepartureError {
         bytes: u64,
     },
     /// A number is no time.
-    #[error("{what} is {value}; it must be a number from 0 to {}", limits::TIME_S_MAX)]
+    #[error("{what} is {}; it must be a number from 0 to {}", figure(*value), limits::TIME_S_MAX)]
     Number {
         /// Which number.
         what: String,
         /// What it is.
         value: f64,
+    },
+    /// A number is outside of what it may be.
+    #[error("{what} is {}; it must be {range}", figure(*value))]
+    Outside {
+        /// Which number.
+        what: String,
+        /// What it is.
+        value: f64,
+        /// What it may be.
+        range: String,
     },
     /// A number is no rate.
     #[error("{what} is {value}; it must be more than 0 bytes a second")]
@@ -337,7 +347,8 @@ impl Departure {
         if link.bytes_per_s.is_finite() && link.bytes_per_s >= 0.0 {
             return Ok(());
         }
-        Err(DepartureError::Number { what: "the link's rate".into(), value: link.bytes_per_s })
+        let range = "a number of bytes a second, 0 or more".into();
+        Err(DepartureError::Outside { what: "the link's rate".into(), value: link.bytes_per_s, range })
     }
 
     /// Inputs of what an asset is made by, and its needs, must not lead back to it.
@@ -370,6 +381,11 @@ impl Departure {
             None => Ok(()),
         }
     }
+}
+
+/// A number in a line for people: one of hundreds of digits by its power of ten.
+pub(crate) fn figure(value: f64) -> String {
+    if value.is_finite() && value.abs() >= 1e15 { format!("{value:e}") } else { value.to_string() }
 }
 
 fn number(what: String, value: f64) -> Result<(), DepartureError> {

@@ -12,6 +12,9 @@ pub const ASSET_BYTES_MAX: u64 = 1 << 40;
 /// Longest time anywhere in a departure, in seconds: three years, so that sums of nanoseconds fit in 62 bits.
 pub const TIME_S_MAX: f64 = 1e8;
 
+/// Quickest link in bytes per second: a million times what a machine has, so that products of rates stay finite.
+pub const RATE_MAX: f64 = 1e18;
+
 /// Longest name in bytes: a path through nested modules, with a microbatch and a step.
 pub const NAME_LEN_BYTES_MAX: usize = 512;
 

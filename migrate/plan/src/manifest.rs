@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use xfer_migrate_core::plan::Computing;
 use xfer_migrate_core::{GroupId, Item, ItemClass, ItemId, Manifest, RecomputeCost};
 
-use crate::departure::{Asset, Departure, DepartureError, Handling, Operation, Progress, Window};
+use crate::departure::{Asset, Departure, DepartureError, Handling, Operation, Progress, Window, figure};
 use crate::law::{KillLaw, LinkEstimate};
 use crate::limits;
 
@@ -338,19 +338,21 @@ fn progress(step: &Step) -> Progress {
 fn memory(memory_bytes: &BTreeMap<u32, f64>) -> Result<Vec<(u32, u64)>, DepartureError> {
     let room = |(rank, bytes): (&u32, &f64)| match *bytes {
         bytes if bytes.is_finite() && bytes >= 0.0 => Ok((*rank, bytes as u64)),
-        value => Err(DepartureError::Number { what: format!("the memory of rank {rank}"), value }),
+        value => {
+            let (what, range) = (format!("the memory of rank {rank}"), "a number of bytes, 0 or more".to_owned());
+            Err(DepartureError::Outside { what, value, range })
+        }
     };
     memory_bytes.iter().map(room).collect()
 }
 
 /// The interval's ends are taken as the lowest and the highest tenth of what may be.
 fn window(notice_s: f64, rate: &Rate) -> Result<Window, DepartureError> {
-    let broken = |what: &str, value| Err(DepartureError::Number { what: what.to_owned(), value });
-    if !rate.low.is_finite() || rate.low < 0.0 {
-        return broken("the low end of the link's rate", rate.low);
-    }
-    if !rate.high.is_finite() || rate.high < rate.low {
-        return broken("the high end of the link's rate", rate.high);
+    for (end, value, least) in [("low", rate.low, 0.0), ("high", rate.high, rate.low)] {
+        if !(least..=limits::RATE_MAX).contains(&value) {
+            let range = format!("a number of bytes a second from {least} to {}", figure(limits::RATE_MAX));
+            return Err(DepartureError::Outside { what: format!("the {end} end of the link's rate"), value, range });
+        }
     }
     let known = rate.low > 0.0;
     let spread = if known { (rate.high / rate.low).ln() / (2.0 * 1.2816) } else { 0.0 };
@@ -388,6 +390,9 @@ fn operations(file: &File, places: &BTreeMap<&str, usize>) -> Result<Vec<Operati
             );
         }
         let inputs = named(entry, &entry.recompute_from, places)?;
+        if inputs.contains(&place) {
+            return Err(DepartureError::Cycle { name: entry.name.clone() }.into());
+        }
         let operation = &mut operations[at];
         operation.time_s += time_s;
         operation.outputs.push(place);

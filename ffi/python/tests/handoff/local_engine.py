@@ -121,6 +121,8 @@ class Migration:
     record: bytes | None = None
     outcome: Outcome | None = None
     left_by: tuple[str, str] | None = None
+    take_over: list[Any] = field(default_factory=list)
+    computed_s: dict[int, float] = field(default_factory=dict)
 
 
 class LocalWorld:
@@ -457,9 +459,10 @@ class Outgoing:
     def leaves_by(self, mode: str, why: str) -> None:
         self.migration.left_by = mode, why
 
-    def cut(self, record: bytes, meanwhile_s: float = 0.0, after_s: float = 0.0) -> None:
+    def cut(self, record: bytes, take_over: Sequence[Any] = (), slower: float = 1.0) -> None:
         world = self.engine.world
-        self.migration.record = record
+        assert slower >= 1.0
+        self.migration.record, self.migration.take_over = record, list(take_over)
         if world.withdraw_at == "cut":
             self.engine.withdraw_notice()
             return
@@ -503,6 +506,10 @@ class Incoming:
         self.engine.block(lambda: self.migration.outcome is not None, timeout)
         assert self.migration.outcome is not None
         return self.migration.outcome
+
+    def goes_on(self, computed_s: float) -> None:
+        assert self.migration.outcome is not None
+        self.migration.computed_s[self.engine.rank] = computed_s
 
     def report(self) -> dict[str, Any]:
         return {"order": self.migration.order}

@@ -241,6 +241,37 @@ def test_the_planner_is_asked_where_to_leave(
         assert known["describe_s"] > 0 and known["stop_meanwhile_s"] + known["stop_after_s"] > 0
 
 
+def test_the_forecast_is_told_what_each_new_owner_has_to_do(reference: dict[int, dict[str, Tensor]]) -> None:
+    run = Run(LocalWorld(3), {1: MID_STEP})
+    run.succeeded(0, 1, 2)
+    (migration,) = run.world.migrations
+    assert [load.rank for load in migration.take_over] == [0, 2]
+    for load in migration.take_over:
+        assert load.meanwhile_s > 0 and load.after_s > 0 and load.hears_s > 0 and load.busy_s >= 0
+        assert load.graph_s > 0 and load.bind_s > 0 and load.again_s > 0
+    assert migration.computed_s == {0: 0.0, 2: 0.0}, "all of it came"
+
+
+def test_new_owners_say_what_they_computed_again(
+    reference: dict[int, dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NoticedStage, "policy", "recompute")
+    run = Run(LocalWorld(3), {1: MID_STEP})
+    run.succeeded(0, 1, 2)
+    assert_equal(run.tensors, reference)
+    (migration,) = run.world.migrations
+    assert migration.computed_s.keys() == {0, 2}
+    assert min(migration.computed_s.values()) > 0
+
+
+def test_forwards_are_described_for_one_new_owner_after_the_other(reference: dict[int, dict[str, Tensor]]) -> None:
+    world = LocalWorld(3)
+    Run(world, {1: MID_STEP}).succeeded(0, 1, 2)
+    (migration,) = world.migrations
+    targets = [item.target for item in migration.items.values() if item.kind == "meta"]
+    assert targets == [0, 2] * 4, "two forwards in each of two layers for each"
+
+
 def offered(place: Place) -> list[tuple[str, str, int]]:
     """What rank 1 offers when its notice comes at `place`: names, kinds and bytes, in the order in which they leave."""
     world = LocalWorld(3)

@@ -24,7 +24,7 @@ from xfer.torch.handoff import by_layer, by_shard, check_owners, heirs
 from xfer.torch.in_flight import InFlight
 from xfer.torch.memory import is_dense, lend, shaped, view
 from xfer.torch.ownership import Decision
-from xfer.torch.pace import Handling, Middle, StepClock, Work
+from xfer.torch.pace import Again, Handling, Middle, StepClock, Took, Work, reading, since
 from xfer.torch.record import Cursor
 from xfer.torch.rng import LayerRng
 from xfer.torch.schedule import one_forward_one_backward
@@ -98,6 +98,38 @@ class TestPace:
         for _ in range(9):
             middle.note(2.0)
         assert (middle.seconds, middle.count) == (2.0, 9)
+
+    def test_a_quarter_is_higher(self) -> None:
+        middle = Middle()
+        for seconds in (8.0, 1.0, 7.0, 2.0, 6.0, 3.0, 5.0, 4.0):
+            middle.note(seconds)
+        assert (middle.least, middle.seconds, middle.high) == (1.0, 4.5, 7.0)
+
+    def test_memory_that_is_touched_first_shows(self) -> None:
+        began = reading()
+        pages = torch.zeros(1 << 24, dtype=torch.uint8)
+        took = since(began)
+        assert took.faults > 0 and took.wall_s > 0 and took.own_s > 0, pages.numel()
+
+    def test_a_forward_that_runs_again_is_between_those_that_made_their_memory_and_the_others(self) -> None:
+        again = Again(Middle())
+        assert again.seconds == 0.0, "nothing is known"
+        again.note(Took(1.0, 3.0, 0))
+        assert again.seconds == 3.0, "no other kind was seen"
+        for own_s, faults in ((5.0, 1000), (5.0, 900), (3.0, 10), (3.0, 0), (3.0, 400)):
+            again.note(Took(own_s, own_s, faults))
+        assert again.seconds == 4.0
+
+    def test_new_owners_work_as_quickly_as_the_least_disturbed_forward(self) -> None:
+        slowness = Middle()
+        work = Work(slowness)
+        work.note(2.0)
+        for factor in (3.0, 3.0, 1.5, 3.0):
+            slowness.note(factor)
+        assert work.seconds == 3.0
+        for _ in range(9):
+            slowness.note(2.0)
+        assert work.seconds == 4.0, "that is how it was, and isn't any more"
 
     def test_what_fails_was_not_measured(self) -> None:
         work = Work(Middle())

@@ -85,6 +85,12 @@ def test_a_running_job_says_what_a_plan_needs_to_know(tmp_path: Path) -> None:
     parts = figures["resume_parts_s"]
     assert parts.keys() == {"describe", "stream", "verify", "commit", "take over", "compute again"}
     assert figures["predicted_s"] == pytest.approx(sum(parts.values()))
+    soonest_s, latest_s = figures["predicted_range_s"]
+    assert soonest_s <= figures["predicted_s"] <= latest_s
+    measured = figures["measured_parts_s"]
+    assert measured.keys() == parts.keys()
+    assert measured["describe"] == pytest.approx(parts["describe"]), "it is over when the prediction is made"
+    assert measured["take over"] > 0
 
 
 @pytest.mark.parametrize(

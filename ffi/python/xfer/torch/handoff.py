@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from xfer._xfer import Item, Notice, Outcome, Outgoing, StoreLost, XferError
@@ -14,7 +15,7 @@ from . import record
 from .boundary import Key
 from .in_flight import Parts
 from .garbage import paused
-from .leaving import Way, load, saves_s, weight
+from .leaving import Stopped, Way, loads, saves_s, weight
 from .memory import lend
 from .record import Cursor, forward_name, gradient_name, input_name, layer_of, shard_name, state_name
 from .shard import Piece, Shard
@@ -159,6 +160,7 @@ class HandOver:
         outgoing = begin(stage, self._notice, self._targets, self._after, self._generation)
         if outgoing is None:
             return None
+        stopped = Stopped()
         outgoing.leaves_by(self._way.mode, self._way.why)
         stage.observe("stopped", {"notice": self._notice.source, "seconds_left": self._notice.seconds_left})
         with stage.boundary.undivided(self._notice.seconds_left):
@@ -171,8 +173,10 @@ class HandOver:
             # The graphs of forwards are described while the state, without which they are worth nothing, is on its way.
             outgoing.offer([*self._passing(), *self._entries(), *self._inputs(), *self._gradients()])
             self._offer_forwards(outgoing, cursors)
-            to_do = load(stage, self._targets, self._after, lambda shard: len(cursors[shard.layer].saved), forwards=True)
-            outgoing.cut(record.encode(cursors), meanwhile_s=to_do.meanwhile_s, after_s=to_do.after_s)
+            to_do = loads(stage, self._targets, self._after, lambda shard: len(cursors[shard.layer].saved), stopped)
+            slowness = stage.handling.slowness
+            slower = max(slowness.high, 1.0) / max(slowness.least, 1.0)
+            outgoing.cut(record.encode(cursors), take_over=to_do, slower=slower)
         except XferError as refused:
             # It is ending already: the notice was taken back, or a new owner is gone.
             try:
@@ -227,7 +231,7 @@ class HandOver:
                 lend(tensor),
                 target=self._after[min(layer, stage.pipeline.layers - 1)],
                 version=step,
-                recompute_s=weight(stage) * producer.forward_s,
+                recompute_s=weight(stage) * producer.again_s,
                 recompute_from=self._made_from(producer, microbatch),
             )
 
@@ -254,8 +258,7 @@ class HandOver:
         late."""
         stage = self._stage
         enough_s = self._notice.seconds_left / 2
-        in_flight = [(shard, m) for shard in stage.shards.values() for m in sorted(shard.in_flight)]
-        for shard, microbatch in in_flight if stage.activations != "recompute" else ():
+        for shard, microbatch in self._in_turn() if stage.activations != "recompute" else ():
             parts = shard.in_flight[microbatch].export()
             room = outgoing.room(self._after[shard.layer])
             if parts is not None and (room is None or sum(tensor.nbytes for tensor in parts.tensors.values()) <= room):
@@ -263,6 +266,15 @@ class HandOver:
                 cursors[shard.layer].saved[microbatch] = parts.letters
             if self._notice.seconds_left < enough_s:
                 return
+
+    def _in_turn(self) -> Iterator[tuple[Shard, int]]:
+        """Forwards in flight, one for each new owner in turn: what is sent of the first ones, before the others are known, then helps
+        all of them alike."""
+        queues: dict[int, list[tuple[Shard, int]]] = {}
+        for shard in self._stage.shards.values():
+            queues.setdefault(self._after[shard.layer], []).extend((shard, m) for m in sorted(shard.in_flight))
+        for turn in zip_longest(*queues.values()):
+            yield from (forward for forward in turn if forward is not None)
 
     def _saved(self, shard: Shard, microbatch: int, parts: Parts) -> Iterator[Item]:
         total = sum(tensor.nbytes for tensor in parts.tensors.values())

@@ -106,8 +106,9 @@ class Ownership:
         """Tells the native side what is to leave at once when a notice comes."""
         stage = self._stage
         targets, after = heirs(stage.owners, stage.rank, self._others_that_leave() if self._notice() else ())
-        items = lasting_items(stage.shards.values(), after) if targets else []
-        stage.engine.protect(targets, by_shard(after), items, self._generation)
+        with stage.handling.protect.timed(parts=max(len(stage.shards), 1)):
+            items = lasting_items(stage.shards.values(), after) if targets else []
+            stage.engine.protect(targets, by_shard(after), items, self._generation)
 
     def due(self) -> bool:
         """Whether layers are to change hands."""
@@ -221,6 +222,8 @@ class Ownership:
             self._go_back(decision)
         if decision.kind != "withdrawn":
             self.protect()
+        if decision.kind == "handoff" and news.arrival is not None:
+            news.arrival.incoming.goes_on(news.arrival.computed_s)
         self._check_alive(decision.reason)
         facts = {"kind": decision.kind, "generation": decision.generation, "reason": decision.reason}
         report = {} if news.arrival is None else {"report": news.arrival.incoming.report()}

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from .in_flight import InFlight
 from .memory import is_dense, shaped
 from .optimizer import adopt_optimizer_state, export_optimizer_state
-from .pace import Middle
+from .pace import Again, Middle, Took
 from .raw import bytes_tensor, tensor_bytes
 from .record import Cursor, shard_name
 from .rng import LayerRng
@@ -32,7 +32,10 @@ class Piece(NamedTuple):
 class Shard:
     """A layer that this rank owns."""
 
-    def __init__(self, layer: int, module: nn.Module, optimizer: Optimizer, rng: LayerRng) -> None:
+    def __init__(
+        self, layer: int, module: nn.Module, optimizer: Optimizer, rng: LayerRng, slowness: Middle | None = None
+    ) -> None:
+        """`slowness`: how much longer forwards take in this process than the processor is theirs."""
         self.layer = layer
         self.module = module
         self.optimizer = optimizer
@@ -43,6 +46,9 @@ class Shard:
         self.backwarded: set[int] = set()
         self.in_flight: dict[int, InFlight] = {}
         self._forward = Middle()
+        self._backward = Middle()
+        self._own = Middle(), Middle()
+        self._again = Again(slowness or Middle())
 
     @property
     def name(self) -> str:
@@ -54,9 +60,33 @@ class Shard:
         """What a forward takes."""
         return self._forward.seconds
 
-    def note_forward(self, seconds: float) -> None:
-        """A forward of this layer took so long."""
-        self._forward.note(seconds)
+    @property
+    def again_s(self) -> float:
+        """What a forward takes a new owner that runs it again."""
+        return self._again.seconds or self.forward_s
+
+    @property
+    def backward_s(self) -> float:
+        """What a backward takes; as long as none has run, two forwards."""
+        return self._backward.seconds or 2 * self.forward_s
+
+    @property
+    def own_s(self) -> tuple[float, float]:
+        """What a forward, and a backward, takes of the thread's time on a processor."""
+        forward, backward = self._own
+        return forward.seconds, backward.seconds or 2 * forward.seconds
+
+    def note_forward(self, took: Took, first: bool = False) -> None:
+        """A forward of this layer took so long. `first`: of all in this process, which takes much that no later one does."""
+        self._forward.note(took.wall_s)
+        self._own[0].note(took.own_s)
+        if not first and took.own_s > 0:
+            self._again.note(took)
+
+    def note_backward(self, took: Took) -> None:
+        """A backward of this layer took so long."""
+        self._backward.note(took.wall_s)
+        self._own[1].note(took.own_s)
 
     def go_to(self, step: int) -> None:
         """Begins `step`, whatever it was at. Gradients are for the caller to clear."""

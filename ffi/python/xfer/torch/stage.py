@@ -38,7 +38,7 @@ from .handoff import check_owners, heirs
 from .in_flight import InFlight
 from .leaving import Activations, Leave
 from .ownership import Ownership
-from .pace import Handling, StepClock
+from .pace import Handling, StepClock, reading, since
 from .rng import LayerRng, Streams
 from .schedule import Work, one_forward_one_backward
 from .shard import Shard
@@ -46,6 +46,8 @@ from .shard import Shard
 
 # The first forwards that are rehearsed: one to have done it, the others to measure it; an odd number has a middle.
 _REHEARSALS = 4
+# More than this is no time of a processor: the thread slept through its forward, on another device perhaps.
+_SLOWEST = 1e6
 # The first layers that are loaded with what they are already, to measure that: an odd number has a middle.
 _LOADS = 3
 
@@ -119,6 +121,12 @@ class Stage:
         self.owners = list(owners)
         self.handling = Handling()
         """What layers that change hands cost their new owner."""
+        self.gradient_came_s = 0.0
+        """When the latest gradient came from another rank, by `time.monotonic`; 0 as long as none has."""
+        self.gradient_left_s = 0.0
+        """Likewise, when the latest one left for another rank."""
+        self.input_left_s = 0.0
+        """Likewise, when the latest input of another rank's layer did."""
         self.clock = StepClock()
         """How far the open step is."""
         self.shards = {layer: self._measured_shard(layer) for layer, owner in enumerate(owners) if owner == self.rank}
@@ -204,13 +212,13 @@ class Stage:
 
     def _forward(self, shard: Shard, microbatch: int) -> None:
         given = self.input(shard.step, microbatch, shard.layer)
-        began_s, own_began_s = time.perf_counter(), time.thread_time()
+        began = reading()
         in_flight = InFlight(shard.name)
         output = in_flight.run(shard.module, given, shard.rng)
-        took_s, own_s = time.perf_counter() - began_s, time.thread_time() - own_began_s
-        shard.note_forward(took_s)
-        if own_s > 0:
-            self.handling.slowness.note(took_s / own_s)
+        took = since(began)
+        shard.note_forward(took, first=self._rehearsals == 0)
+        if took.own_s > 0:
+            self.handling.slowness.note(min(took.wall_s / took.own_s, _SLOWEST))
         shard.in_flight[microbatch] = in_flight
         shard.forwarded.add(microbatch)
         if self._rehearsals < _REHEARSALS:
@@ -232,7 +240,9 @@ class Stage:
         in_flight = shard.in_flight[microbatch]
         if not in_flight.ready:
             self.restore(shard, microbatch)
+        began = reading()
         given, why = in_flight.backward(shard.module, gradient)
+        shard.note_backward(since(began))
         if why:
             self.observe("restored", {"layer": layer, "microbatch": microbatch, "how": "recomputed", "why": why})
         del shard.in_flight[microbatch]
@@ -247,6 +257,7 @@ class Stage:
             self.gradients[step, microbatch, layer] = given
             if not self.owns(layer - 1):
                 self.boundary.send(Key("bwd", step, microbatch, layer), given, self.owners[layer - 1])
+                self.gradient_left_s = time.monotonic()
 
     def input(self, step: int, microbatch: int, layer: int) -> Tensor:
         """What `layer` is given: kept here, made from the batch, or received from the owner of the layer before."""
@@ -271,9 +282,10 @@ class Stage:
         self.inputs[step, microbatch, layer] = tensor
         if layer < self.pipeline.layers and not self.owns(layer):
             self.boundary.send(Key("fwd", step, microbatch, layer), tensor, self.owners[layer])
+            self.input_left_s = time.monotonic()
 
-    def restore(self, shard: Shard, microbatch: int) -> None:
-        """Makes a forward that ran elsewhere ready for its backward here."""
+    def restore(self, shard: Shard, microbatch: int) -> float:
+        """Makes a forward that ran elsewhere ready for its backward here; how long it computed, if it had to be run again."""
         given = self.input(shard.step, microbatch, shard.layer)
         began_s = time.perf_counter()
         why, output = shard.in_flight[microbatch].restore(shard.module, given)
@@ -283,6 +295,7 @@ class Stage:
         how = "recomputed" if why else "replayed"
         facts = {"layer": shard.layer, "microbatch": microbatch, "how": how, "why": why, "seconds": took_s}
         self.observe("restored", facts)
+        return took_s if why else 0.0
 
     def _output_gradient(self, step: int, microbatch: int, layer: int) -> Tensor:
         key = (step, microbatch, layer + 1)
@@ -291,6 +304,7 @@ class Stage:
                 self.gradients[key] = self._loss_gradient(step, microbatch)
             else:
                 self.gradients[key] = self.boundary.receive(Key("bwd", *key), self.owners[layer + 1])
+                self.gradient_came_s = time.monotonic()
         return self.gradients[key]
 
     def _loss_gradient(self, step: int, microbatch: int) -> Tensor:
@@ -311,9 +325,8 @@ class Stage:
         """A layer in its initial state. The process's random streams are left as they were."""
         with Streams.read().installed():
             module = self.pipeline.make_layer(layer)
-        return Shard(
-            layer, module, self.pipeline.make_optimizer(module.parameters()), LayerRng(self.pipeline.seed, layer)
-        )
+        optimizer, rng = self.pipeline.make_optimizer(module.parameters()), LayerRng(self.pipeline.seed, layer)
+        return Shard(layer, module, optimizer, rng, self.handling.slowness)
 
     def _measured_shard(self, layer: int) -> Shard:
         """A new layer, made as a new owner would make it, and what that takes."""
@@ -339,10 +352,11 @@ class Stage:
         }
 
     def _to_compute_s(self) -> float:
-        """What this rank's own layers still have to compute of the open step; a backward is taken to be two forwards."""
+        """What this rank's own layers still have to compute of the open step."""
         microbatches = self.pipeline.microbatches
         return sum(
-            shard.forward_s * ((microbatches - len(shard.forwarded)) + 2 * (microbatches - len(shard.backwarded)))
+            shard.forward_s * (microbatches - len(shard.forwarded))
+            + shard.backward_s * (microbatches - len(shard.backwarded))
             for shard in self.shards.values()
             if shard.step == self.step
         )

@@ -14,6 +14,7 @@ from .errors import Refused, WireError
 from .garbage import Pause
 from .in_flight import Arrived, InFlight, saved_part
 from .memory import shaped, view
+from .pace import Took
 from .record import SENT, Cursor, forward_name, input_name
 from .replay import Skeleton, skeleton
 from .shard import Shard
@@ -34,6 +35,8 @@ class TakeOver:
         self._stage = stage
         self._shards: dict[int, Shard] = {}
         self._skeletons: dict[str, Skeleton | None] = {}
+        self.computed_s = 0.0
+        """What computing again took of `run`."""
         self.pause = Pause(_PAUSE_S)
         """Of the collector of cycles, until it is over or somebody ends it."""
         stage.observe("offered", {"source": incoming.source})
@@ -79,7 +82,7 @@ class TakeOver:
             cursor = cursors[layer]
             shard.load(self._state(layer), cursor.optimizer)
             shard.go_to(cursor.step)
-            shard.note_forward(cursor.forward_s)
+            shard.note_forward(Took(cursor.forward_s, 0.0, 0))
             shard.forwarded, shard.backwarded = cursor.forwarded, cursor.backwarded
             self._take_forwards(shard, cursor, set(outcome.recompute))
             stage.shards[layer] = shard
@@ -88,7 +91,7 @@ class TakeOver:
             for microbatch, in_flight in sorted(stage.shards[layer].in_flight.items()):
                 # What needs another rank's help is restored when its turn comes: it would have to wait here.
                 if not in_flight.ready and self._is_here(layer, microbatch):
-                    stage.restore(stage.shards[layer], microbatch)
+                    self.computed_s += stage.restore(stage.shards[layer], microbatch)
         stage.observe("took over", {"layers": new, "adopted_s": adopted_s, "seconds": time.monotonic() - began_s})
 
     def _take_boundaries(self) -> None:
