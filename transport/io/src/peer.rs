@@ -207,7 +207,7 @@ impl Peer {
             self.unproven.store(true, Ordering::SeqCst);
         }
         if let Some(mut arrivals) = self.lock_arrivals() {
-            arrivals.inbound.abandoned(worker.id());
+            arrivals.inbound.link_lost(worker.id());
         }
         if left == 0 {
             self.bring_down(reason);
