@@ -136,6 +136,16 @@ fn what_is_sent_read_and_written_arrives() {
 }
 
 #[test]
+fn whether_memory_of_devices_could_be_registered_is_said() {
+    let Some((here, _)) = ends() else { return };
+    let name = here.pair.domain().context().name();
+    match here.pair.domain().takes_dmabufs() {
+        Ok(()) => assert!(!name.starts_with("rxe"), "Soft-RoCE has no way to"),
+        Err(error) => assert!(error.to_string().contains("ibv_reg_dmabuf_mr"), "{name}: {error}"),
+    }
+}
+
+#[test]
 fn a_window_lets_read_until_it_is_closed() {
     let Some((mut here, mut there)) = ends() else { return };
     if !there.pair.domain().context().has_windows() {
