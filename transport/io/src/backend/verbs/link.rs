@@ -31,6 +31,7 @@ use crate::intake::Intake;
 /// What becomes ready.
 const CONTROL: u64 = 1;
 const COMPLETIONS: u64 = 2;
+const NUDGE: u64 = 3;
 
 /// One link.
 pub(super) struct VerbsLink {
@@ -184,6 +185,7 @@ impl VerbsLink {
             // Before the packets, since what was sent before the end has arrived by then.
             carrying.hear_of_the_end(&self.control)?;
         }
+        carrying.wire.nudge().clear();
         if announced && carrying.wire.take_announcement() {
             self.armed = None;
         }
@@ -219,12 +221,13 @@ fn watch(stream: &TcpStream) -> io::Result<OwnedFd> {
 }
 
 fn watch_wire(readiness: &OwnedFd, wire: &Wire) -> io::Result<()> {
+    epoll::add(readiness, wire.nudge(), EventData::new_u64(NUDGE), EventFlags::IN)?;
     Ok(epoll::add(readiness, wire.descriptor(), EventData::new_u64(COMPLETIONS), EventFlags::IN)?)
 }
 
 /// Whether there is something on the connection, and whether completions were announced: one call in place of one for each.
 fn ready(readiness: &OwnedFd) -> io::Result<(bool, bool)> {
-    let mut events = [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 2];
+    let mut events = [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 3];
     match epoll::wait(readiness, &mut events[..], Some(&Timespec::default())) {
         Ok(count) => {
             let is_ready = |what| events[..count].iter().any(|event| event.data.u64() == what);

@@ -32,6 +32,7 @@ use crate::backend::LinkError;
 use crate::grants::random_u64;
 use crate::limits::{EXPOSED_CHUNKS_MAX, RDMA_ROOM, READS_MAX};
 use crate::memory::Slice;
+use crate::wake::Wake;
 
 /// An answer is waited for 134 ms, six times: a network that drops for half a second is survived, and one that is gone is
 /// noticed before the silence of a second after which a link is given up anyway.
@@ -58,6 +59,8 @@ pub(super) struct Wire {
     /// Before the buffers, so that it ends first.
     queue: Mutex<Queue>,
     completions: Arc<CompletionQueue>,
+    /// Wakes the link's thread for what another one has taken in.
+    nudge: Wake,
     domain: Arc<ProtectionDomain>,
     rail: Rail,
     psn: u32,
@@ -155,6 +158,7 @@ impl Wire {
                 found: Vec::new(),
             }),
             completions,
+            nudge: Wake::new()?,
             rail: rail.clone(),
             psn: random_u64() as u32 >> 8,
             room: Buffers::new(&domain, RDMA_ROOM, PACKET_BYTES_MAX, Access::LOCAL_WRITE)?,
@@ -226,6 +230,15 @@ impl Wire {
         drop(over);
     }
 
+    /// The same by another thread than the link's, which may sleep: it has asked to be told of what it waited for then, and this may be
+    /// what it waits for since.
+    fn turn_for_another(&self) {
+        self.turn();
+        if self.lock().news {
+            self.nudge.wake();
+        }
+    }
+
     /// Takes in what has completed, and says whether there is something to do.
     pub(super) fn peek(&self) -> bool {
         self.turn();
@@ -253,6 +266,11 @@ impl Wire {
     /// Whether something was announced; then it has to be armed again.
     pub(super) fn take_announcement(&self) -> bool {
         self.completions.take_announcement()
+    }
+
+    /// What wakes the link's thread besides.
+    pub(super) fn nudge(&self) -> &Wake {
+        &self.nudge
     }
 
     /// What becomes readable when something was announced.

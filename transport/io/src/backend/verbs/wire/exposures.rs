@@ -194,7 +194,7 @@ impl Hold {
 
 impl Reader for Wire {
     fn look(&self) {
-        self.turn();
+        self.turn_for_another();
     }
 
     fn finish(&self, number: u64) {

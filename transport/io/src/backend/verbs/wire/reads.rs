@@ -60,7 +60,7 @@ impl Wire {
     fn reads_are_over(&self, until: u64, timeout: Duration) -> bool {
         let began = Instant::now();
         loop {
-            self.turn();
+            self.turn_for_another();
             if self.lock().done >= until {
                 return true;
             }
