@@ -12,7 +12,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use xfer_transport_core::inbound::Inbound;
+use xfer_transport_core::inbound::{Claim, Inbound};
 use xfer_transport_core::link::{Due, Event as LinkEvent, LinkMachine};
 use xfer_transport_core::message::{Hello, LinkRole};
 use xfer_transport_core::path::{Cause, End as TransferEnd, LinkId, Path, PathConfig, PathEvent, Request, TransferId};
@@ -205,8 +205,7 @@ struct Opening {
 /// A chunk that has begun to arrive.
 #[derive(Debug, Clone, Copy)]
 struct Arriving {
-    transfer: TransferId,
-    offset: u64,
+    claim: Claim,
     payload_crc32c: u32,
     /// Whether it was to be written when it began.
     wanted: bool,
@@ -447,7 +446,7 @@ impl Endpoint {
         if let Some(peer) = self.peers.get_mut(&rank) {
             peer.links.remove(&id);
             peer.unproven |= !reason.proves_fence();
-            peer.inbound.abandoned(id);
+            peer.inbound.link_lost(id);
             if peer.links.is_empty() || matches!(reason, Down::Left | Down::Violation(_)) {
                 self.bring_down(out, rank, reason);
             } else {

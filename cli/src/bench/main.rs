@@ -46,6 +46,10 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Outcome<()> {
+    #[cfg(feature = "unsummed")]
+    if options.no_sums {
+        xfer_transport::unsummed::set_sums(false);
+    }
     // Before there is any other thread.
     if let Some(processor) = options.pin_cores.first() {
         processor::stay_on(*processor)?;

@@ -129,6 +129,10 @@ pub(crate) struct Options {
     /// Doesn't check what arrived.
     #[arg(long)]
     pub(crate) no_verify: bool,
+    /// Doesn't sum what is sent: what the checksums cost. Both ends have to say so.
+    #[cfg(feature = "unsummed")]
+    #[arg(long)]
+    pub(crate) no_sums: bool,
     /// What random moments and bytes are drawn from.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,

@@ -113,14 +113,14 @@ fn what_is_sent_read_and_written_arrives() {
     let remote = there.memory.as_ptr() as u64;
     let read = Work::Read { part: here.part(mine.local_key()), remote, remote_key: theirs.remote_key() };
     // SAFETY: both memories are left alone until the completion below.
-    unsafe { here.pair.post(1, &read) }.expect("posted");
+    unsafe { here.pair.post([(1, &read)]) }.expect("posted");
     assert_eq!(here.done(), (1, Status::DONE));
     assert!(here.memory == pattern);
 
     here.memory.fill(0x5a);
     let write = Work::Write { part: here.part(mine.local_key()), remote, remote_key: theirs.remote_key() };
     // SAFETY: as above.
-    unsafe { here.pair.post(2, &write) }.expect("posted");
+    unsafe { here.pair.post([(2, &write)]) }.expect("posted");
     assert_eq!(here.done(), (2, Status::DONE));
     assert!(there.memory.iter().all(|byte| *byte == 0x5a));
 
@@ -130,9 +130,19 @@ fn what_is_sent_read_and_written_arrives() {
     let send =
         Work::Send { part: Part { len_bytes: 5, ..here.part(0) }, inline: here.pair.capacity().inline_bytes >= 5 };
     // SAFETY: as above.
-    unsafe { here.pair.post(4, &send) }.expect("posted");
+    unsafe { here.pair.post([(4, &send)]) }.expect("posted");
     assert_eq!((here.done(), there.done()), ((4, Status::DONE), (3, Status::DONE)));
     assert_eq!(&there.memory[..5], b"hello");
+}
+
+#[test]
+fn whether_memory_of_devices_could_be_registered_is_said() {
+    let Some((here, _)) = ends() else { return };
+    let name = here.pair.domain().context().name();
+    match here.pair.domain().takes_dmabufs() {
+        Ok(()) => assert!(!name.starts_with("rxe"), "Soft-RoCE has no way to"),
+        Err(error) => assert!(error.to_string().contains("ibv_reg_dmabuf_mr"), "{name}: {error}"),
+    }
 }
 
 #[test]
@@ -151,24 +161,57 @@ fn a_window_lets_read_until_it_is_closed() {
     let key = window.next_key();
     let start = there.memory.as_ptr() as u64 + 4096;
     let open = Work::Open { window: &window, key, on: &theirs, start, len_bytes: 4096 };
-    // SAFETY: the memory outlives the window.
-    unsafe { there.pair.post(1, &open) }.expect("posted");
-    assert_eq!(there.done(), (1, Status::DONE));
+    let word = Work::Send { part: Part { len_bytes: 5, ..there.part(theirs.local_key()) }, inline: false };
+    // SAFETY: what arrives is not looked at.
+    unsafe { here.pair.post_room(9, Part { len_bytes: 64, ..here.part(mine.local_key()) }) }.expect("room");
+    // SAFETY: the memory outlives the window, and is left alone until the completion below.
+    unsafe { there.pair.post([(1, &open), (5, &word)]) }.expect("posted");
+    assert_eq!(there.done(), (5, Status::DONE), "an opening that is done says nothing");
+    assert_eq!(here.done(), (9, Status::DONE));
+    here.memory.fill(0);
     let read = |len_bytes, remote| Work::Read {
         part: Part { len_bytes, ..here.part(mine.local_key()) },
         remote,
         remote_key: key,
     };
     // SAFETY: the memory is left alone until the completion below.
-    unsafe { here.pair.post(2, &read(4096, start)) }.expect("posted");
+    unsafe { here.pair.post([(2, &read(4096, start))]) }.expect("posted");
     assert_eq!(here.done(), (2, Status::DONE));
     assert_eq!(here.memory.iter().filter(|byte| **byte == 9).count(), 4096);
     // SAFETY: nothing is named.
-    unsafe { there.pair.post(3, &Work::Close { key }) }.expect("posted");
+    unsafe { there.pair.post([(3, &Work::Close { key })]) }.expect("posted");
     assert_eq!(there.done(), (3, Status::DONE));
     // SAFETY: as above.
-    unsafe { here.pair.post(4, &read(4096, start)) }.expect("posted");
+    unsafe { here.pair.post([(4, &read(4096, start))]) }.expect("posted");
     assert_eq!(here.done(), (4, Status::REMOTE_ACCESS), "a closed window lets nobody read");
+}
+
+#[test]
+fn what_is_sent_wakes_who_waits_for_nothing_else() {
+    let Some((mut here, mut there)) = ends() else { return };
+    here.connect(&there);
+    there.connect(&here);
+    let mine = here.register(Access::LOCAL_WRITE);
+    let theirs = there.register(Access::LOCAL_WRITE.and(Access::REMOTE_READ));
+    let queue = Arc::clone(here.pair.queue());
+    queue.arm(true).expect("armed");
+    let remote = there.memory.as_ptr() as u64;
+    let read = Work::Read { part: here.part(mine.local_key()), remote, remote_key: theirs.remote_key() };
+    // SAFETY: both memories are left alone until the completion below.
+    unsafe { here.pair.post([(1, &read)]) }.expect("posted");
+    assert_eq!(here.done(), (1, Status::DONE));
+    assert!(!queue.take_announcement(), "a read is nothing that was sent");
+    // SAFETY: as above.
+    unsafe { here.pair.post_room(2, Part { len_bytes: 64, ..here.part(mine.local_key()) }) }.expect("room");
+    let word = Work::Send { part: Part { len_bytes: 5, ..there.part(theirs.local_key()) }, inline: false };
+    // SAFETY: as above.
+    unsafe { there.pair.post([(3, &word)]) }.expect("posted");
+    assert_eq!(here.done(), (2, Status::DONE));
+    let until = Instant::now() + PATIENCE;
+    while !queue.take_announcement() {
+        assert!(Instant::now() < until, "nothing is announced");
+        std::thread::yield_now();
+    }
 }
 
 #[test]
@@ -183,5 +226,5 @@ fn what_is_under_way_when_a_queue_pair_fails_is_flushed() {
     assert_eq!(here.done(), (1, Status::FLUSHED));
     here.pair.end().expect("ended");
     // SAFETY: nothing is named.
-    assert!(unsafe { here.pair.post(2, &Work::Close { key: 1 }) }.is_err(), "it has ended");
+    assert!(unsafe { here.pair.post([(2, &Work::Close { key: 1 })]) }.is_err(), "it has ended");
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use xfer_transport_core::frame::{FrameHeader, FrameKind};
-use xfer_transport_core::inbound::Begin;
+use xfer_transport_core::inbound::{Begin, Claim};
 use xfer_transport_core::integrity::{crc32c, crc32c_append};
 use xfer_transport_core::limits::FRAME_HEADER_BYTES;
 use xfer_transport_core::link::State;
@@ -170,7 +170,8 @@ impl Endpoint {
         let transfer = TransferId(header.transfer);
         let mut wanted = false;
         let mut displaced = None;
-        match peer.inbound.begin(id, transfer, header.offset, header.len_bytes, header.attempt) {
+        let claim = Claim::of(header);
+        match peer.inbound.begin(id, claim) {
             Begin::Place { displaced: other } => {
                 displaced = other;
                 match look_up(self.grants.get(&RegionId(header.region)), peer.identity.id, header) {
@@ -185,7 +186,7 @@ impl Endpoint {
                         });
                     }
                     Err(refusal) => {
-                        peer.inbound.abandoned(id);
+                        peer.inbound.abandoned(id, &claim);
                         peer.path.reply(&LinkMessage::Refused { transfer, refusal });
                     }
                 }
@@ -195,15 +196,9 @@ impl Endpoint {
             }
             Begin::Over => {}
             Begin::TooMany => return Err(Down::Violation("too many transfers at once".to_owned())),
+            Begin::Twice => return Err(Down::Violation("a chunk twice at once".to_owned())),
         }
-        link.arriving = Some(Arriving {
-            transfer,
-            offset: header.offset,
-            payload_crc32c: header.payload_crc32c,
-            wanted,
-            crc32c: 0,
-            at: 0,
-        });
+        link.arriving = Some(Arriving { claim, payload_crc32c: header.payload_crc32c, wanted, crc32c: 0, at: 0 });
         if let Some(other) = displaced.and_then(|other| self.links.get_mut(&other)) {
             other.slot.take_if(|slot| slot.transfer.id == transfer && slot.offset == header.offset);
         }
@@ -231,17 +226,17 @@ impl Endpoint {
         let Some(chunk) = link.arriving.take().filter(|chunk| chunk.wanted) else { return };
         let slot = link.slot.take();
         let Some(peer) = link.peer.and_then(|rank| self.peers.get_mut(&rank)) else { return };
-        let (transfer, offset) = (chunk.transfer, chunk.offset);
+        let (claim, Claim { transfer, offset, .. }) = (chunk.claim, chunk.claim);
         if slot.is_none() {
             // Still claimed, so it was neither fenced nor taken over: its grant was revoked.
-            if peer.inbound.abandoned(id) {
+            if peer.inbound.abandoned(id, &claim) {
                 peer.path.reply(&LinkMessage::Refused { transfer, refusal: Refusal::NotGranted });
             }
         } else if chunk.crc32c != chunk.payload_crc32c {
-            if peer.inbound.abandoned(id) {
+            if peer.inbound.abandoned(id, &claim) {
                 peer.path.reply(&LinkMessage::Damaged { transfer, offset });
             }
-        } else if peer.inbound.applied(id, chunk.crc32c) {
+        } else if peer.inbound.applied(id, &claim, chunk.crc32c) {
             peer.path.acknowledge(Ack { transfer, offset, crc32c: chunk.crc32c });
             out.reach(Step::Bulk, self.id);
         }

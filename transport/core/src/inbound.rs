@@ -2,11 +2,13 @@
 //!
 //! A chunk may arrive twice, over two links, when the first was thought lost. Only one link at a time may write it,
 //! the one with the sender's latest attempt: what becomes of that attempt the sender will hear. Once the chunk is
-//! verified, none may; and once its transfer is over, nothing of that transfer is written ever again.
+//! verified, none may; and once its transfer is over, nothing of that transfer is written ever again. A link may have several
+//! chunks under way, where a device brings them.
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::limits::TRANSFERS_PER_PEER_MAX;
+use crate::frame::FrameHeader;
+use crate::limits::{CHUNKS_ARRIVING_PER_LINK_MAX, TRANSFERS_PER_PEER_MAX};
 use crate::path::{LinkId, TransferId};
 use crate::planted::{self, Bug};
 
@@ -15,7 +17,7 @@ use crate::planted::{self, Bug};
 pub struct Inbound {
     live: HashMap<TransferId, Live>,
     over: IdSet,
-    /// What each link is writing just now; a few entries.
+    /// What the links are writing just now; a few entries.
     claims: Vec<(LinkId, Claim)>,
 }
 
@@ -25,12 +27,17 @@ struct Live {
     applied: HashMap<u64, u32>,
 }
 
+/// A chunk that a link writes, or is about to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Claim {
-    transfer: TransferId,
-    offset: u64,
-    len_bytes: u32,
-    attempt: u8,
+pub struct Claim {
+    /// Its transfer.
+    pub transfer: TransferId,
+    /// Where it begins.
+    pub offset: u64,
+    /// How many bytes it has.
+    pub len_bytes: u32,
+    /// Which of the sender's attempts it is.
+    pub attempt: u8,
 }
 
 /// What becomes of an arriving chunk.
@@ -48,13 +55,16 @@ pub enum Begin {
     },
     /// Its transfer is over, or a later attempt is being written: thrown away.
     Over,
-    /// The peer has more transfers under way than it may.
+    /// The peer has more transfers under way than it may, or more chunks on one link.
     TooMany,
+    /// The link is writing this chunk already.
+    Twice,
 }
 
 impl Inbound {
-    /// A chunk begins to arrive on `link`.
-    pub fn begin(&mut self, link: LinkId, transfer: TransferId, offset: u64, len_bytes: u32, attempt: u8) -> Begin {
+    /// A chunk begins to arrive on `link`. One that is to be placed is claimed until [`Self::applied`] or [`Self::abandoned`].
+    pub fn begin(&mut self, link: LinkId, claim: Claim) -> Begin {
+        let Claim { transfer, offset, attempt, .. } = claim;
         if self.over.contains(transfer.0) && !planted::is(Bug::AcceptAfterEnd) {
             return Begin::Over;
         }
@@ -68,11 +78,17 @@ impl Inbound {
                 }
             }
         }
-        let claim = Claim { transfer, offset, len_bytes, attempt };
-        self.release(link);
         let other = self.claims.iter().position(|(_, other)| other.overlaps(&claim));
-        if other.is_some_and(|at| self.claims[at].1.attempt > attempt) {
-            return Begin::Over;
+        if let Some((of, known)) = other.and_then(|at| self.claims.get(at)) {
+            if *of == link {
+                return Begin::Twice;
+            }
+            if known.attempt > attempt {
+                return Begin::Over;
+            }
+        }
+        if self.claims.iter().filter(|(of, _)| *of == link).count() >= CHUNKS_ARRIVING_PER_LINK_MAX {
+            return Begin::TooMany;
         }
         let displaced = other.map(|at| self.claims.swap_remove(at).0);
         self.claims.push((link, claim));
@@ -81,16 +97,24 @@ impl Inbound {
 
     /// The chunk that `link` was writing has landed with this checksum, which is the right one. `false`: the link
     /// had been displaced, so this says nothing about the bytes that lie there.
-    pub fn applied(&mut self, link: LinkId, crc32c: u32) -> bool {
-        let Some(claim) = self.release(link) else { return false };
+    pub fn applied(&mut self, link: LinkId, claim: &Claim, crc32c: u32) -> bool {
+        if !self.abandoned(link, claim) {
+            return false;
+        }
         let Some(live) = self.live.get_mut(&claim.transfer) else { return false };
         live.applied.insert(claim.offset, crc32c);
         true
     }
 
-    /// `link` writes its chunk no more: damaged, revoked, or lost with the link. `false`: it had been displaced.
-    pub fn abandoned(&mut self, link: LinkId) -> bool {
-        self.release(link).is_some()
+    /// `link` writes this chunk no more: damaged, or revoked. `false`: it had been displaced.
+    pub fn abandoned(&mut self, link: LinkId, claim: &Claim) -> bool {
+        let at = self.claims.iter().position(|(of, known)| *of == link && known == claim);
+        at.map(|at| self.claims.swap_remove(at)).is_some()
+    }
+
+    /// `link` writes nothing more.
+    pub fn link_lost(&mut self, link: LinkId) {
+        self.claims.retain(|(of, _)| *of != link);
     }
 
     /// Ends `transfer` for good, and names the links that are writing it and must stop.
@@ -119,14 +143,15 @@ impl Inbound {
         self.live.remove(&transfer);
         self.over.insert(transfer.0);
     }
-
-    fn release(&mut self, link: LinkId) -> Option<Claim> {
-        let at = self.claims.iter().position(|(of, _)| *of == link)?;
-        Some(self.claims.swap_remove(at).1)
-    }
 }
 
 impl Claim {
+    /// The chunk that `header` begins.
+    pub fn of(header: &FrameHeader) -> Self {
+        let FrameHeader { offset, len_bytes, attempt, .. } = *header;
+        Self { transfer: TransferId(header.transfer), offset, len_bytes, attempt }
+    }
+
     fn overlaps(&self, other: &Self) -> bool {
         self.transfer == other.transfer
             && self.offset < other.offset.saturating_add(u64::from(other.len_bytes).max(1))
@@ -193,68 +218,112 @@ mod tests {
     const B: LinkId = LinkId(1);
     const T: TransferId = TransferId(1);
 
+    fn chunk(transfer: TransferId, offset: u64, attempt: u8) -> Claim {
+        Claim { transfer, offset, len_bytes: 10, attempt }
+    }
+
     #[test]
     fn the_second_copy_of_a_chunk_displaces_the_first() {
         let mut inbound = Inbound::default();
-        assert_eq!(inbound.begin(A, T, 0, 10, 0), Begin::Place { displaced: None });
-        assert_eq!(inbound.begin(B, T, 0, 10, 1), Begin::Place { displaced: Some(A) });
-        assert!(!inbound.applied(A, 1), "a displaced link can't vouch for the bytes");
-        assert!(inbound.applied(B, 2));
-        assert_eq!(inbound.begin(A, T, 0, 10, 0), Begin::Applied { crc32c: 2 });
+        let (first, second) = (chunk(T, 0, 0), chunk(T, 0, 1));
+        assert_eq!(inbound.begin(A, first), Begin::Place { displaced: None });
+        assert_eq!(inbound.begin(B, second), Begin::Place { displaced: Some(A) });
+        assert!(!inbound.applied(A, &first, 1), "a displaced link can't vouch for the bytes");
+        assert!(inbound.applied(B, &second, 2));
+        assert_eq!(inbound.begin(A, first), Begin::Applied { crc32c: 2 });
     }
 
     #[test]
     fn an_early_copy_that_comes_late_displaces_nothing() {
         let mut inbound = Inbound::default();
-        assert_eq!(inbound.begin(B, T, 0, 10, 1), Begin::Place { displaced: None });
-        assert_eq!(inbound.begin(A, T, 0, 10, 0), Begin::Over);
-        assert!(inbound.applied(B, 2));
+        let late = chunk(T, 0, 1);
+        assert_eq!(inbound.begin(B, late), Begin::Place { displaced: None });
+        assert_eq!(inbound.begin(A, chunk(T, 0, 0)), Begin::Over);
+        assert!(inbound.applied(B, &late, 2));
+    }
+
+    #[test]
+    fn a_link_may_write_several_chunks_and_none_of_them_twice() {
+        let mut inbound = Inbound::default();
+        let (first, second) = (chunk(T, 0, 0), chunk(T, 10, 0));
+        assert_eq!(inbound.begin(A, first), Begin::Place { displaced: None });
+        assert_eq!(inbound.begin(A, second), Begin::Place { displaced: None });
+        assert_eq!(inbound.begin(A, chunk(T, 10, 1)), Begin::Twice);
+        assert!(inbound.applied(A, &second, 1) && inbound.applied(A, &first, 1), "in any order");
+        assert!(!inbound.abandoned(A, &first), "each ends once");
+    }
+
+    #[test]
+    fn a_displaced_copy_says_nothing_about_a_later_one_on_its_link() {
+        let mut inbound = Inbound::default();
+        let attempts = [0, 1, 2].map(|attempt| chunk(T, 0, attempt));
+        inbound.begin(A, attempts[0]);
+        inbound.begin(B, attempts[1]);
+        assert_eq!(inbound.begin(A, attempts[2]), Begin::Place { displaced: Some(B) });
+        assert!(!inbound.applied(A, &attempts[0], 1));
+        assert!(inbound.applied(A, &attempts[2], 1));
+    }
+
+    #[test]
+    fn chunks_of_one_link_are_limited_from_both_sides() {
+        let mut inbound = Inbound::default();
+        let most = CHUNKS_ARRIVING_PER_LINK_MAX as u64;
+        for index in 0..most {
+            assert_eq!(inbound.begin(A, chunk(T, 10 * index, 0)), Begin::Place { displaced: None });
+        }
+        assert_eq!(inbound.begin(A, chunk(T, 10 * most, 0)), Begin::TooMany);
+        assert_eq!(inbound.begin(B, chunk(T, 10 * most, 0)), Begin::Place { displaced: None });
+        inbound.link_lost(A);
+        assert_eq!(inbound.begin(A, chunk(T, 0, 0)), Begin::Place { displaced: None });
+        assert!(inbound.abandoned(B, &chunk(T, 10 * most, 0)), "another link is not touched");
     }
 
     #[test]
     fn after_the_fence_nothing_of_the_transfer_lands() {
         let mut inbound = Inbound::default();
-        inbound.begin(A, T, 0, 10, 0);
-        inbound.begin(B, TransferId(2), 0, 10, 0);
+        let (fenced, other) = (chunk(T, 0, 0), chunk(TransferId(2), 0, 0));
+        inbound.begin(A, fenced);
+        inbound.begin(B, other);
         assert_eq!(inbound.fence(T), [A]);
-        assert!(!inbound.applied(A, 1));
-        assert_eq!(inbound.begin(A, T, 10, 10, 0), Begin::Over);
-        assert!(inbound.applied(B, 1), "another transfer is not touched");
+        assert!(!inbound.applied(A, &fenced, 1));
+        assert_eq!(inbound.begin(A, chunk(T, 10, 0)), Begin::Over);
+        assert!(inbound.applied(B, &other, 1), "another transfer is not touched");
     }
 
     #[test]
     fn a_fence_may_come_before_the_first_chunk() {
         let mut inbound = Inbound::default();
         assert!(inbound.fence(T).is_empty());
-        assert_eq!(inbound.begin(A, T, 0, 10, 0), Begin::Over);
+        assert_eq!(inbound.begin(A, chunk(T, 0, 0)), Begin::Over);
     }
 
     #[test]
     fn a_damaged_chunk_may_come_again() {
         let mut inbound = Inbound::default();
-        inbound.begin(A, T, 0, 10, 0);
-        assert!(inbound.abandoned(A));
-        assert_eq!(inbound.begin(A, T, 0, 10, 0), Begin::Place { displaced: None });
+        inbound.begin(A, chunk(T, 0, 0));
+        assert!(inbound.abandoned(A, &chunk(T, 0, 0)));
+        assert_eq!(inbound.begin(A, chunk(T, 0, 0)), Begin::Place { displaced: None });
     }
 
     #[test]
     fn a_link_that_was_displaced_has_nothing_to_abandon() {
         let mut inbound = Inbound::default();
-        assert!(!inbound.abandoned(A), "it writes nothing");
-        inbound.begin(A, T, 0, 10, 0);
+        let claim = chunk(T, 0, 0);
+        assert!(!inbound.abandoned(A, &claim), "it writes nothing");
+        inbound.begin(A, claim);
         // The same attempt over another link: the sender has lost the first one.
-        assert_eq!(inbound.begin(B, T, 0, 10, 0), Begin::Place { displaced: Some(A) });
-        assert!(!inbound.abandoned(A));
-        assert!(inbound.abandoned(B));
+        assert_eq!(inbound.begin(B, claim), Begin::Place { displaced: Some(A) });
+        assert!(!inbound.abandoned(A, &claim));
+        assert!(inbound.abandoned(B, &claim));
     }
 
     #[test]
     fn transfers_under_way_are_counted() {
         let mut inbound = Inbound::default();
         assert_eq!(inbound.live(), 0);
-        inbound.begin(A, T, 0, 10, 0);
-        inbound.begin(A, T, 10, 10, 0);
-        inbound.begin(B, TransferId(2), 0, 10, 0);
+        inbound.begin(A, chunk(T, 0, 0));
+        inbound.begin(A, chunk(T, 10, 0));
+        inbound.begin(B, chunk(TransferId(2), 0, 0));
         assert_eq!(inbound.live(), 2);
         inbound.ended(T);
         assert_eq!(inbound.live(), 1);
@@ -278,11 +347,14 @@ mod tests {
     fn transfers_under_way_are_limited_from_both_sides() {
         let mut inbound = Inbound::default();
         for id in 0..TRANSFERS_PER_PEER_MAX as u64 {
-            assert_eq!(inbound.begin(A, TransferId(id), 0, 1, 0), Begin::Place { displaced: None });
+            let claim = chunk(TransferId(id), 0, 0);
+            assert_eq!(inbound.begin(A, claim), Begin::Place { displaced: None });
+            inbound.abandoned(A, &claim);
         }
-        assert_eq!(inbound.begin(A, TransferId(u64::MAX), 0, 1, 0), Begin::TooMany);
+        let one_more = chunk(TransferId(u64::MAX), 0, 0);
+        assert_eq!(inbound.begin(A, one_more), Begin::TooMany);
         inbound.ended(TransferId(0));
-        assert_eq!(inbound.begin(A, TransferId(u64::MAX), 0, 1, 0), Begin::Place { displaced: None });
+        assert_eq!(inbound.begin(A, one_more), Begin::Place { displaced: None });
     }
 
     proptest! {

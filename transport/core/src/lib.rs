@@ -30,6 +30,7 @@ pub mod rate;
 pub mod rdma;
 pub mod region;
 pub mod schedule;
+pub mod steadiness;
 pub mod stream;
 pub mod ticket;
 pub mod time;

@@ -134,6 +134,17 @@ pub const HANDSHAKES_MAX: usize = 64;
 /// How long a fence waits for its proof before the transfer is quarantined.
 pub const FENCE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How often a way to a peer is opened again before it is left alone, if there is another: a cable that is pulled and put back a few
+/// times is forgiven.
+pub const OPENED_AGAIN_MAX: usize = 6;
+
+/// Within which time that counts: long enough for a way that breaks with every large transfer, however seldom these are.
+pub const OPENED_AGAIN_WITHIN: Duration = Duration::from_secs(60);
+
+/// Chunks that one link may be bringing at once: a device reads half as many at most, and where there is none they come one after
+/// the other.
+pub const CHUNKS_ARRIVING_PER_LINK_MAX: usize = 32;
+
 /// Payload bytes of a lane that may be posted to links and not yet acknowledged, all links of a peer together.
 ///
 /// Bytes in a socket can't be recalled: what is posted of a lower lane is what a higher lane waits for, so lower

@@ -81,6 +81,19 @@ pub trait Link: Send {
     /// Sends what was submitted and takes in what has arrived, as far as that goes without waiting.
     fn poll(&mut self, intake: &mut Intake) -> Result<(), LinkError>;
 
+    /// Nothing more is submitted for now.
+    fn submitted(&mut self) {}
+
+    /// Whether [`Link::readiness`] says nothing before [`Link::rest`] was called.
+    fn rests(&self) -> bool {
+        false
+    }
+
+    /// Somebody is about to wait for [`Link::readiness`]. Whether there is something to do instead.
+    fn rest(&mut self) -> bool {
+        false
+    }
+
     /// Whether there is anything to look at other than [`Link::readiness`], for whoever looks instead of sleeping.
     fn can_be_peeked(&self) -> bool {
         false

@@ -121,6 +121,11 @@ impl Dialer {
             let mut ways = self.ways(&reach.ticket);
             // What was not reached at first isn't reached later: another machine, another user.
             ways.retain(|way| reach.over.contains(&way.backend.id()));
+            // Nor is what breaks again and again, if there is something else.
+            let unsteady = peer.unsteady();
+            let last = ways.last().map(|way| way.backend.id());
+            ways.retain(|way| Some(way.backend.id()) == last || !unsteady.contains(&way.backend.id()));
+            let mut opened = Vec::new();
             for (way, role, count) in self.wanted(&ways) {
                 let is_missing = || {
                     let workers = peer.workers();
@@ -140,10 +145,13 @@ impl Dialer {
                 if !is_missing() {
                     continue;
                 }
-                if let Err(error) = self.open_link(&reach.ticket, Some(&peer), way, role, until, REDIAL_TIMEOUT) {
-                    tracing::debug!("a lost link to {} stays lost: {error}", peer.id());
+                match self.open_link(&reach.ticket, Some(&peer), way, role, until, REDIAL_TIMEOUT) {
+                    Ok(_) if opened.contains(&way.backend.id()) => {}
+                    Ok(_) => opened.push(way.backend.id()),
+                    Err(error) => tracing::debug!("a lost link to {} stays lost: {error}", peer.id()),
                 }
             }
+            opened.into_iter().for_each(|backend| peer.opened_again(backend));
         }
     }
 

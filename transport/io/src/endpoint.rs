@@ -34,6 +34,10 @@ use crate::stats::{Stats, add};
 use crate::transfer::{Transfer, TransferHandle};
 use crate::worker::{Looking, Worker};
 
+/// Why a way is not taken that could be.
+const UNSTEADY: &str =
+    "its links broke again and again, each time with what was under way: it is left alone until the next connect";
+
 /// How a peer is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -293,7 +297,9 @@ impl Endpoint {
         standing_by.sort_unstable();
         standing_by.dedup();
         standing_by.retain(|backend| Some(*backend) != over);
-        let unused = peer.reach.get().map(|reach| reach.unused.clone()).unwrap_or_default();
+        let mut unused = peer.reach.get().map(|reach| reach.unused.clone()).unwrap_or_default();
+        let unsteady = peer.unsteady().into_iter().filter(|backend| Some(*backend) != over);
+        unused.extend(unsteady.map(|backend| (backend, UNSTEADY.to_owned())));
         Some(Route { over: over?, links: carrying.len(), ordinary, standing_by, unused })
     }
 

@@ -11,6 +11,9 @@ pub(crate) trait Reader: Send + Sync + fmt::Debug {
     /// Finds out whether it is through with something, and leaves the gates of that. Takes no gate's lock but to leave it.
     fn look(&self);
 
+    /// The other end has all that it could read under `number`: that ends now, without a word of it.
+    fn finish(&self, number: u64);
+
     /// Ends what it reads under `number`, by force if need be, and leaves its gate once that is proven.
     fn stop(&self, number: u64);
 }
@@ -66,6 +69,12 @@ impl Gate {
             // It may be the last that holds a device, whose end takes other locks.
             drop(reader);
         }
+    }
+
+    /// All that devices were let read has arrived where they brought it: none of them has to be waited for.
+    pub(crate) fn finish(&self) {
+        let readers = self.lock().readers.clone();
+        readers.iter().for_each(|(reader, number)| reader.finish(*number));
     }
 
     /// Closes it and waits until nobody is inside. `false` if somebody still is after `timeout`.
@@ -158,6 +167,10 @@ mod tests {
             }
         }
 
+        fn finish(&self, number: u64) {
+            self.gate.leave(number);
+        }
+
         fn stop(&self, number: u64) {
             self.stopped.store(true, Ordering::SeqCst);
             self.gate.leave(number);
@@ -175,5 +188,16 @@ mod tests {
             assert!(!gate.admit(device, 8), "it is closed");
             assert!(gate.close(Duration::ZERO));
         }
+    }
+
+    #[test]
+    fn a_device_that_has_brought_all_is_not_waited_for() {
+        let gate = Arc::new(Gate::default());
+        let (ends_by_itself, stopped) = (false, AtomicBool::default());
+        let device = Arc::new(Device { gate: Arc::clone(&gate), ends_by_itself, stopped });
+        assert!(gate.admit(Arc::clone(&device) as Arc<dyn Reader>, 7));
+        gate.finish();
+        assert!(gate.close(Duration::ZERO));
+        assert!(!device.stopped.load(Ordering::SeqCst));
     }
 }

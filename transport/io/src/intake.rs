@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use xfer_transport_core::RegionId;
 use xfer_transport_core::frame::{FrameHeader, FrameKind};
-use xfer_transport_core::inbound::Begin;
+use xfer_transport_core::inbound::{Begin, Claim};
 use xfer_transport_core::integrity::crc32c;
 use xfer_transport_core::message::{Ack, LinkMessage, Refusal};
 use xfer_transport_core::path::{LinkId, TransferId};
@@ -23,24 +23,30 @@ use crate::unsummed::sums;
 /// holds its lock during every single copy.
 #[derive(Debug, Default)]
 pub(crate) struct Slot {
-    /// The grant that is being written, 0 for none: lets a fence pass by links that are busy elsewhere.
+    /// The grant that is being written, 0 for none, [`SEVERAL`]: lets a fence pass by links that are busy elsewhere.
     region: AtomicU64,
-    /// The transfer that is being written, 0 for none, for the same.
+    /// The transfer that is being written, the same way.
     transfer: AtomicU64,
     /// How many targets a device may still be writing though they were taken away: then no fence passes by.
     endings: AtomicUsize,
     held: Mutex<Held>,
 }
 
+/// In place of one number: a fence has to look.
+const SEVERAL: u64 = u64::MAX;
+
 #[derive(Debug, Default)]
 struct Held {
-    target: Option<Target>,
+    /// One for each chunk that is under way: one, where no device brings them.
+    targets: Vec<Target>,
     /// Taken away, and not yet known to be left alone: whoever else fences one of these has to wait for it too.
     ending: Vec<Arc<Target>>,
 }
 
 #[derive(Debug)]
 struct Target {
+    /// Which of the link's chunks is for it.
+    number: u64,
     transfer: TransferId,
     offset: u64,
     memory: Slice,
@@ -68,7 +74,9 @@ pub struct Intake {
     peer: Option<Arc<Peer>>,
     /// It carries signs of life and nothing else.
     only_beats: bool,
+    /// The chunk that is being dealt with.
     chunk: Option<Arriving>,
+    chunks: u64,
     /// The link is about to end: chunks are read only to get at what follows them.
     discards: bool,
     pub(crate) acks: Vec<Ack>,
@@ -77,8 +85,11 @@ pub struct Intake {
     pub(crate) heard_bytes: u64,
 }
 
+/// A chunk that is under way.
 #[derive(Debug)]
-struct Arriving {
+pub(crate) struct Arriving {
+    /// Its number among those of the link.
+    number: u64,
     header: FrameHeader,
     /// Whether it was to be written when it began.
     wanted: bool,
@@ -105,6 +116,7 @@ impl Intake {
             peer: None,
             only_beats: false,
             chunk: None,
+            chunks: 0,
             discards: false,
             acks: Vec::new(),
             replies: Vec::new(),
@@ -185,8 +197,10 @@ impl Intake {
     /// A chunk begins to arrive. Its bytes follow through [`Intake::place`], in order, and then
     /// [`Intake::finish_chunk`].
     pub fn begin_chunk(&mut self, header: FrameHeader) -> Result<(), LinkError> {
+        self.chunks += 1;
+        let number = self.chunks;
         if self.discards {
-            self.chunk = Some(Arriving { header, wanted: false, crc32c: 0 });
+            self.chunk = Some(Arriving { number, header, wanted: false, crc32c: 0 });
             return Ok(());
         }
         let Some(peer) = self.peer.clone() else {
@@ -204,7 +218,7 @@ impl Intake {
             };
             let inbound = &mut arrivals.inbound;
             // What was applied before its grant was revoked stays applied.
-            match inbound.begin(self.link, transfer, header.offset, header.len_bytes, header.attempt) {
+            match inbound.begin(self.link, Claim::of(&header)) {
                 Begin::Place { displaced: other } => {
                     displaced = other;
                     match table.look_up(RegionId(header.region), peer.id(), header.offset, header.len_bytes) {
@@ -212,17 +226,18 @@ impl Intake {
                             wanted = true;
                             let writing = memory.begin_to_write();
                             let (offset, pulling) = (header.offset, None);
-                            self.slot.fill(Target { transfer, offset, memory, entry, writing, pulling });
+                            self.slot.fill(Target { number, transfer, offset, memory, entry, writing, pulling });
                         }
                         Err(refusal) => {
-                            inbound.abandoned(self.link);
+                            inbound.abandoned(self.link, &Claim::of(&header));
                             self.replies.push(LinkMessage::Refused { transfer, refusal });
                         }
                     }
                 }
                 Begin::Applied { crc32c } => self.acks.push(Ack { transfer, offset: header.offset, crc32c }),
                 Begin::Over => {}
-                Begin::TooMany => return Err(LinkError::Violation("too many transfers at once".into())),
+                Begin::TooMany => return Err(LinkError::Violation("too many transfers or chunks at once".into())),
+                Begin::Twice => return Err(LinkError::Violation("a chunk comes twice at once".into())),
             }
         }
         if let Some(slot) = displaced.and_then(|link| peer.slot(link))
@@ -232,8 +247,14 @@ impl Intake {
                 "a device still writes an earlier copy of a chunk that comes again".into(),
             ));
         }
-        self.chunk = Some(Arriving { header, wanted, crc32c: 0 });
+        self.chunk = Some(Arriving { number, header, wanted, crc32c: 0 });
         Ok(())
+    }
+
+    /// Sets the chunk that is being dealt with aside, and takes up another, or none: a device brings several at once. What ends one
+    /// ends the one that is being dealt with.
+    pub(crate) fn exchange(&mut self, chunk: &mut Option<Arriving>) {
+        std::mem::swap(&mut self.chunk, chunk);
     }
 
     /// Lets `copy` put the chunk's bytes from `at` on where they belong; it returns how many it put. It must not
@@ -254,7 +275,7 @@ impl Intake {
     ) -> Result<usize, E> {
         let Some(chunk) = &mut self.chunk else { return copy(Landing::Discard, 0).map(|(copied, _)| copied) };
         let held = self.slot.lock();
-        match &held.target {
+        match held.target(chunk.number) {
             Some(target) if chunk.wanted => {
                 let (copied, crc32c) = copy(Landing::Memory(&target.memory), chunk.crc32c)?;
                 chunk.crc32c = if sums() { crc32c } else { 0 };
@@ -270,9 +291,8 @@ impl Intake {
 
     /// Where the chunk belongs, for a device that is to write there; nothing if it is not wanted.
     pub(crate) fn destination(&self) -> Option<Slice> {
-        let held = self.slot.lock();
-        let wanted = self.chunk.as_ref().is_some_and(|chunk| chunk.wanted);
-        held.target.as_ref().filter(|_| wanted).map(|target| target.memory.clone())
+        let chunk = self.chunk.as_ref().filter(|chunk| chunk.wanted)?;
+        self.slot.lock().target(chunk.number).map(|target| target.memory.clone())
     }
 
     /// Lets `post` have a device write into the chunk's memory from now on; a fence will ask `pulling` to stop that. What has
@@ -283,9 +303,10 @@ impl Intake {
         pulling: &Arc<dyn Pulling>,
         post: impl FnOnce() -> Result<(), E>,
     ) -> Result<bool, E> {
+        let Some(chunk) = self.chunk.as_ref().filter(|chunk| chunk.wanted) else { return Ok(false) };
         let mut held = self.slot.lock();
-        match &mut held.target {
-            Some(target) if self.chunk.as_ref().is_some_and(|chunk| chunk.wanted) => {
+        match held.targets.iter_mut().find(|target| target.number == chunk.number) {
+            Some(target) => {
                 target.pulling = Some(Arc::clone(pulling));
                 post().map(|()| true)
             }
@@ -302,19 +323,19 @@ impl Intake {
 
     /// The rest of the chunk doesn't come: its transfer is over at the other end.
     pub fn abandon_chunk(&mut self) {
-        self.chunk = None;
-        self.slot.clear();
+        let Some(chunk) = self.chunk.take() else { return };
+        self.slot.clear_if(|target| target.number == chunk.number);
         if let Some(mut arrivals) = self.peer.as_ref().and_then(|peer| peer.lock_arrivals()) {
-            arrivals.inbound.abandoned(self.link);
+            arrivals.inbound.abandoned(self.link, &Claim::of(&chunk.header));
         }
     }
 
     /// The chunk's bytes can't be had, this time: they are asked for again.
     pub fn spoil_chunk(&mut self) {
         let Some(chunk) = self.chunk.take() else { return };
-        self.slot.clear();
+        self.slot.clear_if(|target| target.number == chunk.number);
         let claimed = self.peer.as_ref().and_then(|peer| peer.lock_arrivals());
-        if claimed.is_some_and(|mut arrivals| arrivals.inbound.abandoned(self.link)) {
+        if claimed.is_some_and(|mut arrivals| arrivals.inbound.abandoned(self.link, &Claim::of(&chunk.header))) {
             add(&self.counters.chunks_damaged, 1);
             let (transfer, offset) = (TransferId(chunk.header.transfer), chunk.header.offset);
             self.replies.push(LinkMessage::Damaged { transfer, offset });
@@ -327,11 +348,12 @@ impl Intake {
         if !chunk.wanted {
             return;
         }
-        let Some(target) = self.slot.take() else {
+        let claim = Claim::of(&chunk.header);
+        let Some(target) = self.slot.take(chunk.number) else {
             // Still claimed, so it was neither fenced nor taken over: its grant was revoked, and the sender has to
             // hear of it.
-            let claimed = peer.lock_arrivals().is_some_and(|mut arrivals| arrivals.inbound.abandoned(self.link));
-            if claimed {
+            let arrivals = peer.lock_arrivals();
+            if arrivals.is_some_and(|mut arrivals| arrivals.inbound.abandoned(self.link, &claim)) {
                 let (transfer, refusal) = (TransferId(chunk.header.transfer), Refusal::NotGranted);
                 self.replies.push(LinkMessage::Refused { transfer, refusal });
             }
@@ -343,15 +365,21 @@ impl Intake {
         let inbound = &mut arrivals.inbound;
         if !intact {
             add(&self.counters.chunks_damaged, 1);
-            if inbound.abandoned(self.link) {
+            if inbound.abandoned(self.link, &claim) {
                 self.replies.push(LinkMessage::Damaged { transfer, offset });
             }
-        } else if inbound.applied(self.link, chunk.crc32c) {
+        } else if inbound.applied(self.link, &claim, chunk.crc32c) {
             target.entry.add_received(chunk.header.len_bytes);
             target.writing.finish(chunk.crc32c);
             self.counters.received(chunk.header.lane, chunk.header.len_bytes);
             self.acks.push(Ack { transfer, offset, crc32c: chunk.crc32c });
         }
+    }
+}
+
+impl Held {
+    fn target(&self, number: u64) -> Option<&Target> {
+        self.targets.iter().find(|target| target.number == number)
     }
 }
 
@@ -362,31 +390,46 @@ impl Slot {
 
     fn fill(&self, target: Target) {
         let mut held = self.lock();
-        self.region.store(target.entry.id().0, Ordering::SeqCst);
-        self.transfer.store(target.transfer.0, Ordering::SeqCst);
-        held.target = Some(target);
+        held.targets.push(target);
+        self.note(&held);
     }
 
-    fn take(&self) -> Option<Target> {
+    fn take(&self, number: u64) -> Option<Target> {
         let mut held = self.lock();
-        self.region.store(0, Ordering::SeqCst);
-        self.transfer.store(0, Ordering::SeqCst);
-        held.target.take()
+        let at = held.targets.iter().position(|target| target.number == number)?;
+        let target = held.targets.swap_remove(at);
+        self.note(&held);
+        Some(target)
+    }
+
+    /// Says what is being written, for fences that pass by.
+    fn note(&self, held: &Held) {
+        let of = |number: fn(&Target) -> u64| {
+            let mut numbers = held.targets.iter().map(number);
+            let first = numbers.next().unwrap_or(0);
+            if numbers.all(|number| number == first) { first } else { SEVERAL }
+        };
+        self.region.store(of(|target| target.entry.id().0), Ordering::SeqCst);
+        self.transfer.store(of(|target| target.transfer.0), Ordering::SeqCst);
+    }
+
+    /// Whether a fence need not look, from what is `written`. In this order: what is taken away is counted before it stops being
+    /// what is written.
+    fn passes(&self, written: &AtomicU64, fenced: u64) -> bool {
+        let written = written.load(Ordering::SeqCst);
+        written != fenced && written != SEVERAL && self.endings.load(Ordering::SeqCst) == 0
     }
 
     /// The grant `id` is over. When this returns, the link doesn't write into it any more.
     /// `false` if there is no proof of that.
     pub(crate) fn clear_region(&self, id: RegionId) -> bool {
-        // In this order: what is taken away is counted before it stops being the one that is written.
-        let passes = self.region.load(Ordering::SeqCst) != id.0 && self.endings.load(Ordering::SeqCst) == 0;
-        passes || self.clear_if(|target| target.entry.id() == id)
+        self.passes(&self.region, id.0) || self.clear_if(|target| target.entry.id() == id)
     }
 
     /// `transfer` is over. When this returns, the link doesn't write anything of it any more.
     /// `false` if there is no proof of that.
     pub(crate) fn clear_transfer(&self, transfer: TransferId) -> bool {
-        let passes = self.transfer.load(Ordering::SeqCst) != transfer.0 && self.endings.load(Ordering::SeqCst) == 0;
-        passes || self.clear_if(|target| target.transfer == transfer)
+        self.passes(&self.transfer, transfer.0) || self.clear_if(|target| target.transfer == transfer)
     }
 
     /// Another link has the chunk.
@@ -404,15 +447,10 @@ impl Slot {
     fn clear_if(&self, which: impl Fn(&Target) -> bool) -> bool {
         let ending: Vec<Arc<Target>> = {
             let mut held = self.lock();
-            if held.target.as_ref().is_some_and(&which) {
-                let target = held.target.take().map(Arc::new);
-                if let Some(target) = target.filter(|target| target.pulling.is_some()) {
-                    held.ending.push(target);
-                    self.endings.fetch_add(1, Ordering::SeqCst);
-                }
-                self.region.store(0, Ordering::SeqCst);
-                self.transfer.store(0, Ordering::SeqCst);
-            }
+            let taken: Vec<Target> = held.targets.extract_if(.., |target| which(target)).collect();
+            held.ending.extend(taken.into_iter().filter(|target| target.pulling.is_some()).map(Arc::new));
+            self.endings.store(held.ending.len(), Ordering::SeqCst);
+            self.note(&held);
             held.ending.iter().filter(|target| which(target)).cloned().collect()
         };
         // Nothing more is posted into these; what is under way has its memory kept until it is known to be over. Not under the
@@ -466,7 +504,7 @@ mod tests {
         let pulling: Arc<dyn Pulling> = Arc::new(Device { asked: Mutex::new(asked), stops: Mutex::new(stops) });
         let slot = Arc::<Slot>::default();
         let writing = memory.begin_to_write();
-        slot.fill(Target { transfer: TRANSFER, offset: 0, memory, entry, writing, pulling: Some(pulling) });
+        slot.fill(Target { number: 1, transfer: TRANSFER, offset: 0, memory, entry, writing, pulling: Some(pulling) });
         (slot, grant, asks, lets)
     }
 
@@ -511,8 +549,8 @@ mod tests {
         let grants = Arc::new(Grants::new(Arc::clone(&counters)));
         let mut intake = Intake::new(LinkId(0), Arc::clone(&slot), grants, counters);
         let header = FrameHeader { lane: Lane::Step, ..FrameHeader::for_payload(FrameKind::Data, b"") };
-        intake.chunk = Some(Arriving { header, wanted: true, crc32c: 0 });
-        let pulling = slot.lock().target.as_ref().and_then(|target| target.pulling.clone()).expect("a device");
+        intake.chunk = Some(Arriving { number: 1, header, wanted: true, crc32c: 0 });
+        let pulling = slot.lock().target(1).and_then(|target| target.pulling.clone()).expect("a device");
         let mut posted = 0;
         let mut post = |intake: &mut Intake| {
             intake.pull(&pulling, || {
@@ -530,11 +568,29 @@ mod tests {
     }
 
     #[test]
+    fn of_several_chunks_a_fence_takes_those_that_it_is_about() {
+        let (slot, grant, asks, lets) = pulled();
+        let (others, other_grant, ..) = pulled();
+        let other = others.take(1).expect("filled");
+        let other_transfer = TransferId(TRANSFER.0 + 1);
+        slot.fill(Target { number: 2, transfer: other_transfer, pulling: None, ..other });
+        assert!(slot.clear_chunk(other_transfer, 4096) && slot.clear_transfer(TransferId(1)));
+        assert!(slot.lock().target(1).is_some() && slot.lock().target(2).is_some(), "neither was meant");
+        lets.send(true).expect("it listens");
+        assert!(slot.clear_region(grant.remote().id));
+        assert_eq!(asks.try_iter().count(), 1);
+        assert!(slot.lock().target(1).is_none() && slot.lock().target(2).is_some());
+        assert!(slot.clear_region(grant.remote().id), "it passes by what is left");
+        assert!(slot.clear_region(other_grant.remote().id));
+        assert!(slot.lock().targets.is_empty());
+    }
+
+    #[test]
     fn a_fence_passes_by_a_slot_that_writes_something_else() {
         let (slot, grant, asks, _lets) = pulled();
         let other = RegionId(grant.remote().id.0 ^ 1);
         assert!(slot.clear_region(other) && slot.clear_transfer(TransferId(8)) && slot.clear_chunk(TRANSFER, 4096));
         assert_eq!(asks.try_iter().count(), 0, "nobody was asked");
-        assert!(slot.lock().target.is_some());
+        assert!(slot.lock().target(1).is_some());
     }
 }

@@ -11,6 +11,7 @@ use xfer_transport_core::limits::MESSAGE_BYTES_MAX;
 use xfer_transport_core::message::{LinkMessage, LinkRole};
 use xfer_transport_core::path::{Cause, Chunk, End, LinkId, Path, PathConfig, PathEvent, Request, TransferId};
 use xfer_transport_core::schedule::Windows;
+use xfer_transport_core::steadiness::Steadiness;
 use xfer_transport_core::stream::PushError;
 use xfer_transport_core::ticket::Ticket;
 use xfer_transport_core::{BackendId, Forecast, Lane, PeerId, RateInterval, RegionId, Time};
@@ -62,6 +63,8 @@ pub(crate) struct Peer {
     pace: Mutex<Pace>,
     /// How to reach it again, if it was we who connected.
     pub(crate) reach: OnceLock<Reach>,
+    /// How its ways have held so far, those that had to be opened again.
+    steadiness: Mutex<Vec<(BackendId, Steadiness)>>,
     peers: Weak<Peers>,
 }
 
@@ -117,6 +120,7 @@ impl Peer {
             down: OnceLock::new(),
             pace: Mutex::default(),
             reach: OnceLock::new(),
+            steadiness: Mutex::default(),
             peers,
         }
     }
@@ -246,7 +250,7 @@ impl Peer {
             self.unproven.store(true, Ordering::SeqCst);
         }
         if let Some(mut arrivals) = self.lock_arrivals() {
-            arrivals.inbound.abandoned(worker.id());
+            arrivals.inbound.link_lost(worker.id());
         }
         if left == 0 {
             self.bring_down(reason);
@@ -259,6 +263,24 @@ impl Peer {
         self.path().link_lost(worker.id(), self.shared.now());
         self.settle();
         self.kick();
+    }
+
+    /// Links over `backend` that were lost have been opened again.
+    pub(crate) fn opened_again(&self, backend: BackendId) {
+        let mut ways = lock(&self.steadiness);
+        let known = ways.iter().position(|(id, _)| *id == backend);
+        let at = known.unwrap_or_else(|| {
+            ways.push((backend, Steadiness::default()));
+            ways.len() - 1
+        });
+        if let Some((_, way)) = ways.get_mut(at) {
+            way.opened_again(self.shared.now());
+        }
+    }
+
+    /// The ways that broke too often.
+    pub(crate) fn unsteady(&self) -> Vec<BackendId> {
+        lock(&self.steadiness).iter().filter(|(_, way)| way.is_unsteady()).map(|(backend, _)| *backend).collect()
     }
 
     // Signs of life. None of these waits.

@@ -220,6 +220,9 @@ impl Transfer {
 
     /// It is over: tells everyone who waits. Only the first end counts.
     pub(crate) fn end(&self, result: Result<Transferred, TransferError>, fenced: bool) -> bool {
+        if result.is_ok() {
+            self.gate.finish();
+        }
         self.close_gate();
         let mut state = self.lock();
         if state.result.is_some() {

@@ -26,7 +26,7 @@ use crate::backlog::Backlog;
 use crate::error::DownReason;
 use crate::greeting::Side;
 use crate::intake::{Intake, Slot};
-use crate::limits::{FAREWELL, INLINE_SEEN_BYTES_MAX, RETRY_SUBSCRIBER_AFTER};
+use crate::limits::{FAREWELL, INLINE_SEEN_BYTES_MAX, LOOK_AHEAD, RETRY_SUBSCRIBER_AFTER};
 use crate::peer::Peer;
 use crate::shared::{Running, Shared};
 use crate::wake::Wake;
@@ -51,6 +51,8 @@ pub(crate) struct Worker {
     wish: AtomicU8,
     /// Whether there is something to look at before the kernel says so.
     can_be_peeked: bool,
+    /// Whether the link has to be told that somebody is about to wait for it.
+    rests: bool,
     /// Threads other than its own that look for what arrives: it needs not, then.
     callers: AtomicUsize,
     /// When its thread last came around, in nanoseconds of the endpoint's clock.
@@ -122,6 +124,7 @@ impl Worker {
             hungry: AtomicBool::new(false),
             wish: AtomicU8::new(Wish::Run as u8),
             can_be_peeked: link.can_be_peeked(),
+            rests: link.rests(),
             callers: AtomicUsize::new(0),
             came_around: AtomicU64::new(shared.now().as_nanos()),
             inside: Mutex::new(Inside {
@@ -389,7 +392,15 @@ impl Worker {
             return;
         }
         let timeout = timeout.unwrap_or(FAREWELL);
-        if !self.look(interest, timeout, worked.then_some(pace)) {
+        if self.look(interest, timeout, worked.then_some(pace)) {
+            return;
+        }
+        if !self.rests {
+            self.wait(interest, timeout);
+        } else if self.callers.load(Ordering::SeqCst) > 0 {
+            // They come and go, mostly for as long as an answer takes: so it is not asked to be told each time, but comes itself.
+            self.wait(interest, timeout.min(self.shared.busy_poll.max(LOOK_AHEAD)));
+        } else if !self.lock().link.rest() {
             self.wait(interest, timeout);
         }
     }
@@ -459,9 +470,12 @@ impl Worker {
                 if polled.is_err() {
                     return;
                 }
-                inside.link.interest()
+                let interest = inside.link.interest();
+                Interest { at_once: interest.at_once || inside.link.rest(), ..interest }
             };
-            _ = self.wait(interest, left);
+            if !interest.at_once {
+                _ = self.wait(interest, left);
+            }
         }
     }
 

@@ -51,6 +51,30 @@ fn an_item_goes_on_over_tcp_when_shared_memory_breaks_and_comes_back_to_it() {
 }
 
 #[test]
+fn a_way_that_breaks_again_and_again_is_left_alone() {
+    let (sender, _, _) = both(0);
+    let (receiver, shm, _) = both(1);
+    sender.connect(&receiver.ticket(), PATIENCE).expect("connected");
+    eventually("tcp stands by", || {
+        sender.route(receiver.id()).is_some_and(|route| route.standing_by == [BackendId::Tcp])
+    });
+    eventually("it breaks so often that it is not taken again", || {
+        shm.cut_all();
+        let route = sender.route(receiver.id());
+        route.is_some_and(|route| route.over == BackendId::Tcp && !route.unused.is_empty())
+    });
+    let route = sender.route(receiver.id()).expect("connected");
+    let (backend, why) = route.unused.first().expect("one");
+    assert!(*backend == BackendId::Shm && why.contains("again and again"), "{backend}: {why}");
+    let (source, destination) = (Region::from_vec(pattern(1 << 20, 12)), Region::allocate(1 << 20).expect("memory"));
+    let grant = receiver.grant(&destination, sender.id()).expect("a grant");
+    let write = sender.write(receiver.id(), source.all(), grant.remote().all(), Lane::Step, None);
+    let done = write.wait(Some(PATIENCE)).expect("the peer is still there");
+    assert_eq!(done.over.iter().map(|(backend, _)| *backend).collect::<Vec<_>>(), [BackendId::Tcp]);
+    assert_eq!((sender.stats().peers_down, receiver.stats().peers_down), (0, 0));
+}
+
+#[test]
 fn shared_memory_carries_when_nothing_is_set_and_a_transport_that_is_named_is_kept_to() {
     let start = |rank, transports: Option<Vec<BackendId>>| {
         let mut config = EndpointConfig::new(PeerId { rank, incarnation: 1 }, JOB);

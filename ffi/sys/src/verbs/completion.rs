@@ -163,31 +163,27 @@ impl CompletionQueue {
         Ok(got > 0)
     }
 
-    /// Has the next completion announced. Whoever arms looks once more before waiting: what came before is not announced.
-    pub fn arm(&self) -> Result<(), VerbsError> {
+    /// Has the next completion announced, or with `only_sent` the next packet of the other end, and whatever fails. Whoever arms
+    /// looks once more before waiting: what came before is not announced.
+    pub fn arm(&self, only_sent: bool) -> Result<(), VerbsError> {
         let notify = self.ops().req_notify_cq.ok_or(VerbsError::NoSymbol("req_notify_cq"))?;
         // SAFETY: the queue lives.
-        VerbsError::check("completions are not announced (ibv_req_notify_cq)", unsafe { notify(self.raw, 0) })
+        let result = unsafe { notify(self.raw, i32::from(only_sent)) };
+        VerbsError::check("completions are not announced (ibv_req_notify_cq)", result)
     }
 
-    /// Takes the announcements off the channel: whether there were any. Then nothing is announced until it is armed again.
-    pub fn take_announcements(&self) -> bool {
+    /// Takes an announcement off the channel: whether there was one. Arming brings one at most, so there are no others then.
+    pub fn take_announcement(&self) -> bool {
         let library = self.channel.context.library;
-        let mut count = 0;
-        loop {
-            let (mut queue, mut private) = (ptr::null_mut(), ptr::null_mut());
-            // SAFETY: the channel lives and doesn't block; both results have a place.
-            if unsafe { (library.get_cq_event)(self.channel.raw, &mut queue, &mut private) } != 0 {
-                break;
-            }
-            count += 1;
-        }
-        if count > 0 {
+        let (mut queue, mut private) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the channel lives and doesn't block; both results have a place.
+        let taken = unsafe { (library.get_cq_event)(self.channel.raw, &mut queue, &mut private) } == 0;
+        if taken {
             // SAFETY: the queue lives, and is the only one that announces on this channel. What is not acknowledged would
             // make its end wait for ever.
-            unsafe { (library.ack_cq_events)(self.raw, count) };
+            unsafe { (library.ack_cq_events)(self.raw, 1) };
         }
-        count > 0
+        taken
     }
 
     fn ops(&self) -> &abi::ContextOps {

@@ -23,6 +23,8 @@ pub(super) struct Library {
     pub(super) alloc_pd: unsafe extern "C" fn(*mut Context) -> *mut Pd,
     pub(super) dealloc_pd: unsafe extern "C" fn(*mut Pd) -> c_int,
     pub(super) reg_mr: unsafe extern "C" fn(*mut Pd, *mut c_void, usize, c_int) -> *mut Mr,
+    /// Newer than the others.
+    pub(super) reg_dmabuf_mr: Option<unsafe extern "C" fn(*mut Pd, u64, usize, u64, c_int, c_int) -> *mut Mr>,
     pub(super) dereg_mr: unsafe extern "C" fn(*mut Mr) -> c_int,
     pub(super) create_comp_channel: unsafe extern "C" fn(*mut Context) -> *mut CompChannel,
     pub(super) destroy_comp_channel: unsafe extern "C" fn(*mut CompChannel) -> c_int,
@@ -74,6 +76,7 @@ impl Library {
                 alloc_pd: symbol(handle, "ibv_alloc_pd", c"ibv_alloc_pd", BASE)?,
                 dealloc_pd: symbol(handle, "ibv_dealloc_pd", c"ibv_dealloc_pd", BASE)?,
                 reg_mr: symbol(handle, "ibv_reg_mr", c"ibv_reg_mr", BASE)?,
+                reg_dmabuf_mr: symbol(handle, "ibv_reg_dmabuf_mr", c"ibv_reg_dmabuf_mr", c"IBVERBS_1.12").ok(),
                 dereg_mr: symbol(handle, "ibv_dereg_mr", c"ibv_dereg_mr", BASE)?,
                 create_comp_channel: symbol(handle, "ibv_create_comp_channel", c"ibv_create_comp_channel", CHANNEL)?,
                 destroy_comp_channel: symbol(handle, "ibv_destroy_comp_channel", c"ibv_destroy_comp_channel", CHANNEL)?,

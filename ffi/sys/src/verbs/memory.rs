@@ -83,6 +83,24 @@ impl ProtectionDomain {
     pub fn context(&self) -> &Arc<Context> {
         &self.context
     }
+
+    /// Whether memory of another device could be registered, which comes as a descriptor (a dmabuf); else why not. It is asked for
+    /// with a descriptor that there can't be: who takes any complains about that one.
+    pub fn takes_dmabufs(&self) -> Result<(), VerbsError> {
+        let register = self.context.library.reg_dmabuf_mr.ok_or(VerbsError::NoSymbol("ibv_reg_dmabuf_mr"))?;
+        // SAFETY: the domain lives; no memory is behind the descriptor.
+        let raw = unsafe { register(self.raw, 0, 4096, 0, -1, Access::LOCAL_WRITE.0) };
+        let error = io::Error::last_os_error();
+        if !raw.is_null() {
+            // SAFETY: registered just now, and ended once.
+            unsafe { (self.context.library.dereg_mr)(raw) };
+        }
+        match error.raw_os_error() {
+            Some(libc::EBADF) => Ok(()),
+            _ if !raw.is_null() => Ok(()),
+            _ => Err(VerbsError::Failed { what: "memory of devices can't be registered (ibv_reg_dmabuf_mr)", error }),
+        }
+    }
 }
 
 impl Drop for ProtectionDomain {

@@ -45,6 +45,7 @@ mod work {
     pub(super) const CLOSE_WINDOW: i32 = 7;
     pub(super) const OPEN_WINDOW: i32 = 8;
     pub(super) const ANNOUNCED: u32 = 1 << 1;
+    pub(super) const WAKES_THE_OTHER_END: u32 = 1 << 2;
     pub(super) const INLINE: u32 = 1 << 3;
 }
 
@@ -87,10 +88,10 @@ pub struct Timing {
     pub retries: u8,
 }
 
-/// Something to do. Whatever has an id is announced when it is done.
+/// Something to do. A completion tells when it is done; of an opening only if it fails.
 #[derive(Debug)]
 pub enum Work<'a> {
-    /// Send what lies there.
+    /// Send what lies there. It wakes the other end even if that [waits for nothing else](CompletionQueue::arm).
     Send {
         /// Where.
         part: Part,
@@ -294,65 +295,43 @@ impl QueuePair {
         VerbsError::check("the queue pair doesn't end (ibv_destroy_qp)", result)
     }
 
-    /// Posts work.
+    /// Posts work, each piece with its id, which begins in this order and at one call of the device.
     ///
     /// # Safety
     ///
-    /// All memory that the work names must stay mapped, and must be left to the device, until a completion with `id` is found, or
-    /// until [`Self::end`] has returned. Nobody may call this after or while `end` runs.
-    pub unsafe fn post(&self, id: u64, work: &Work<'_>) -> Result<(), VerbsError> {
+    /// All memory that the work names must stay mapped, and must be left to the device, until a completion with its id is found, or
+    /// until [`Self::end`] has returned; an opening is over with the piece that follows it. Nobody may call this after or while `end`
+    /// runs. After an error some of it may have been posted.
+    pub unsafe fn post<const COUNT: usize>(&self, pieces: [(u64, &Work<'_>); COUNT]) -> Result<(), VerbsError> {
         if self.ended.load(Ordering::SeqCst) {
             return Err(VerbsError::Failed {
                 what: "work for a queue pair that has ended",
                 error: io::Error::from_raw_os_error(libc::ENOTCONN),
             });
         }
-        // SAFETY: a structure of numbers and pointers, for which zeros are values.
-        let mut request: SendWr = unsafe { std::mem::zeroed() };
-        request.wr_id = id;
-        request.send_flags = work::ANNOUNCED;
-        let named = match work {
-            Work::Send { part, inline } => {
-                request.opcode = work::SEND;
-                request.send_flags |= if *inline { work::INLINE } else { 0 };
-                Some(part)
+        let mut parts = pieces.map(|(_, work)| work.part());
+        let mut requests = pieces.map(|(id, work)| work.request(id));
+        let mut next = ptr::null_mut();
+        for (request, part) in requests.iter_mut().zip(&mut parts).rev() {
+            if let Some(part) = part {
+                (request.sg_list, request.num_sge) = (part, 1);
             }
-            Work::Read { part, remote, remote_key } => {
-                (request.opcode, request.remote_addr, request.rkey) = (work::READ, *remote, *remote_key);
-                Some(part)
-            }
-            Work::Write { part, remote, remote_key } => {
-                (request.opcode, request.remote_addr, request.rkey) = (work::WRITE, *remote, *remote_key);
-                Some(part)
-            }
-            Work::Open { window, key, on, start, len_bytes } => {
-                request.opcode = work::OPEN_WINDOW;
-                request.bind.mw = window.raw;
-                request.bind.rkey = *key;
-                request.bind.mr = on.raw;
-                request.bind.addr = *start;
-                request.bind.length = *len_bytes;
-                request.bind.access = Access::REMOTE_READ.bits().unsigned_abs();
-                None
-            }
-            Work::Close { key } => {
-                (request.opcode, request.invalidate_rkey) = (work::CLOSE_WINDOW, *key);
-                None
-            }
-        };
-        let mut part = named.map(|part| Sge { addr: part.start, length: part.len_bytes, lkey: part.key });
-        if let Some(part) = &mut part {
-            (request.sg_list, request.num_sge) = (part, 1);
+            request.next = std::mem::replace(&mut next, request);
+        }
+        if next.is_null() {
+            return Ok(());
         }
         let post = self.domain.context.ops().post_send.ok_or(VerbsError::NoSymbol("post_send"))?;
         let mut bad = ptr::null_mut();
-        // SAFETY: the queue pair lives; the request and its part are read before the call returns; the memory is the caller's word.
-        let result = unsafe { post(self.raw, &mut request, &mut bad) };
+        // SAFETY: the queue pair lives; the requests and their parts are read before the call returns; the memory is the caller's word.
+        let result = unsafe { post(self.raw, next, &mut bad) };
         VerbsError::check("work can't be posted (ibv_post_send)", result)?;
-        if let Work::Open { window, key, .. } = work {
-            // The next opening has to say what the key was before it.
-            // SAFETY: the window lives, and whoever posts with it does so one after the other.
-            unsafe { (*window.raw).rkey = *key };
+        for (_, work) in pieces {
+            if let Work::Open { window, key, .. } = work {
+                // The next opening has to say what the key was before it.
+                // SAFETY: the window lives, and whoever posts with it does so one after the other.
+                unsafe { (*window.raw).rkey = *key };
+            }
         }
         Ok(())
     }
@@ -379,6 +358,51 @@ impl QueuePair {
         // SAFETY: the queue pair lives, and the structure is whole.
         let result = unsafe { (self.domain.context.library.modify_qp)(self.raw, attributes, changes) };
         VerbsError::check(what, result)
+    }
+}
+
+impl Work<'_> {
+    fn part(&self) -> Option<Sge> {
+        match self {
+            Self::Send { part, .. } | Self::Read { part, .. } | Self::Write { part, .. } => {
+                Some(Sge { addr: part.start, length: part.len_bytes, lkey: part.key })
+            }
+            Self::Open { .. } | Self::Close { .. } => None,
+        }
+    }
+
+    /// What the device is told, but for the part and what follows.
+    fn request(&self, id: u64) -> SendWr {
+        // SAFETY: a structure of numbers and pointers, for which zeros are values.
+        let mut request: SendWr = unsafe { std::mem::zeroed() };
+        request.wr_id = id;
+        request.send_flags = work::ANNOUNCED;
+        match self {
+            Self::Send { inline, .. } => {
+                request.opcode = work::SEND;
+                request.send_flags |= work::WAKES_THE_OTHER_END | if *inline { work::INLINE } else { 0 };
+            }
+            Self::Read { remote, remote_key, .. } => {
+                (request.opcode, request.remote_addr, request.rkey) = (work::READ, *remote, *remote_key);
+            }
+            Self::Write { remote, remote_key, .. } => {
+                (request.opcode, request.remote_addr, request.rkey) = (work::WRITE, *remote, *remote_key);
+            }
+            Self::Open { window, key, on, start, len_bytes } => {
+                request.opcode = work::OPEN_WINDOW;
+                request.send_flags = 0;
+                request.bind.mw = window.raw;
+                request.bind.rkey = *key;
+                request.bind.mr = on.raw;
+                request.bind.addr = *start;
+                request.bind.length = *len_bytes;
+                request.bind.access = Access::REMOTE_READ.bits().unsigned_abs();
+            }
+            Self::Close { key } => {
+                (request.opcode, request.invalidate_rkey) = (work::CLOSE_WINDOW, *key);
+            }
+        }
+        request
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::inbound::{Begin, Inbound};
+use crate::inbound::{Begin, Claim, Inbound};
 use crate::integrity::crc32c;
 use crate::limits::{CHUNK_ATTEMPTS_MAX, FENCE_TIMEOUT, lane_window_bytes};
 use crate::outbound::TRANSITIONS;
@@ -30,6 +30,11 @@ fn request(lane: Lane, len_bytes: u64) -> Request {
 
 fn ms(ms: u64) -> Time {
     Time::from_nanos(ms * 1_000_000)
+}
+
+fn claim_of(chunk: &Chunk) -> Claim {
+    let Chunk { transfer, offset, len_bytes, attempt, .. } = *chunk;
+    Claim { transfer, offset, len_bytes, attempt }
 }
 
 /// The bytes of a chunk; another transfer's are others.
@@ -174,7 +179,7 @@ impl World {
     }
 
     fn begin(&mut self, link: LinkId, chunk: Chunk, damaged: bool) {
-        match self.inbound.begin(link, chunk.transfer, chunk.offset, chunk.len_bytes, chunk.attempt) {
+        match self.inbound.begin(link, claim_of(&chunk)) {
             Begin::Place { displaced } => {
                 assert!(!self.fenced.contains(&chunk.transfer), "written after its end: {chunk:?}");
                 displaced.map(|other| self.landing.remove(&other));
@@ -186,6 +191,7 @@ impl World {
             }
             Begin::Over => {}
             Begin::TooMany => panic!("within the limit"),
+            Begin::Twice => panic!("a link brings one chunk after the other here"),
         }
     }
 
@@ -193,10 +199,10 @@ impl World {
         let (transfer, offset) = (chunk.transfer, chunk.offset);
         let crc32c = crc32c(&bytes_of(chunk));
         if damaged {
-            assert!(self.inbound.abandoned(link));
+            assert!(self.inbound.abandoned(link, &claim_of(chunk)));
             self.receiver.reply(&LinkMessage::Damaged { transfer, offset });
         } else {
-            assert!(self.inbound.applied(link, crc32c));
+            assert!(self.inbound.applied(link, &claim_of(chunk), crc32c));
             self.places.insert((transfer, offset), Place::Whole);
             self.receiver.acknowledge(Ack { transfer, offset, crc32c });
         }
@@ -239,7 +245,7 @@ impl World {
         if self.at_receiver.remove(&link).is_some() {
             self.receiver.link_lost(link, self.now);
             self.landing.remove(&link);
-            self.inbound.abandoned(link);
+            self.inbound.link_lost(link);
         }
     }
 

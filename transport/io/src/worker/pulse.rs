@@ -89,8 +89,10 @@ impl Pulse {
 
     /// What of its link to wait for, and the moments by which to attend to it again: for its beats, and for the link itself.
     pub(crate) fn waits_for(&self) -> (Interest, Option<Time>, Option<Instant>) {
-        let inside = self.worker.lock();
-        (inside.link.interest(), inside.machine.poll_timeout(), inside.link.poll_timeout())
+        let mut inside = self.worker.lock();
+        let interest = inside.link.interest();
+        let interest = Interest { at_once: interest.at_once || inside.link.rest(), ..interest };
+        (interest, inside.machine.poll_timeout(), inside.link.poll_timeout())
     }
 
     /// The link's own, and what wakes whoever serves it.

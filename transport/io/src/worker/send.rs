@@ -19,6 +19,12 @@ use crate::unsummed::sums;
 impl Worker {
     /// Sends as much as the link takes, or about `budget_bytes`. `false` if there may be more than that.
     pub(super) fn send(&self, inside: &mut Inside, now: Time, budget_bytes: u64) -> bool {
+        let all = self.send_all(inside, now, budget_bytes);
+        inside.link.submitted();
+        all
+    }
+
+    fn send_all(&self, inside: &mut Inside, now: Time, budget_bytes: u64) -> bool {
         let mut sent_bytes = 0;
         while inside.link.has_room() {
             if sent_bytes >= budget_bytes {

@@ -12,6 +12,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -30,6 +31,7 @@ use crate::intake::Intake;
 /// What becomes ready.
 const CONTROL: u64 = 1;
 const COMPLETIONS: u64 = 2;
+const NUDGE: u64 = 3;
 
 /// One link.
 pub(super) struct VerbsLink {
@@ -37,8 +39,17 @@ pub(super) struct VerbsLink {
     /// Becomes readable when the connection or the completion channel does.
     readiness: Arc<OwnedFd>,
     stage: Stage,
-    armed: bool,
+    /// What the next completion is announced for: for the other end's packets only, or for anything.
+    armed: Option<Armed>,
     more: bool,
+    /// Somebody waits for what was sent to have left.
+    asked: AtomicBool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Armed {
+    ForPackets,
+    ForAll,
 }
 
 enum Stage {
@@ -94,8 +105,8 @@ impl VerbsLink {
             if wire.is_drained() {
                 break;
             }
-            wire.take_announcements();
-            wire.arm()?;
+            wire.take_announcement();
+            wire.arm(false)?;
             wire.turn();
             if !wire.is_drained() {
                 let mut descriptors = [PollFd::from_borrowed_fd(wire.descriptor(), PollFlags::IN)];
@@ -109,8 +120,9 @@ impl VerbsLink {
             control: stream,
             readiness: Arc::new(readiness),
             stage: Stage::Carrying(Box::new(Carrying::new(wire, true))),
-            armed: false,
+            armed: None,
             more: true,
+            asked: AtomicBool::new(false),
         })
     }
 
@@ -120,7 +132,8 @@ impl VerbsLink {
         stream.set_nodelay(true)?;
         let readiness = Arc::new(watch(&stream)?);
         let stage = Stage::Called { rails: rails.to_vec(), read: [0; INTRODUCTION_BYTES], got: 0 };
-        Ok(Self { control: stream, readiness, stage, armed: false, more: false })
+        let (armed, more, asked) = (None, false, AtomicBool::new(false));
+        Ok(Self { control: stream, readiness, stage, armed, more, asked })
     }
 
     /// Reads what introduces the other end, and answers it.
@@ -172,19 +185,18 @@ impl VerbsLink {
             // Before the packets, since what was sent before the end has arrived by then.
             carrying.hear_of_the_end(&self.control)?;
         }
-        if announced && carrying.wire.take_announcements() {
-            self.armed = false;
+        carrying.wire.nudge().clear();
+        if announced && carrying.wire.take_announcement() {
+            self.armed = None;
         }
+        self.turn(intake)
+    }
+
+    /// Everything that there is to do now, without asking the system for it.
+    fn turn(&mut self, intake: &mut Intake) -> Result<(), LinkError> {
+        let Stage::Carrying(carrying) = &mut self.stage else { return Ok(()) };
         let mut budget = crate::limits::READ_BUDGET_BYTES;
-        loop {
-            self.more = carrying.turn(intake, &mut budget)?;
-            if self.more || self.armed {
-                break;
-            }
-            // What has completed before it is armed is not announced: so it is looked at once more.
-            carrying.wire.arm()?;
-            self.armed = true;
-        }
+        self.more = carrying.turn(intake, &mut budget)?;
         match carrying.wire.failure() {
             Some(error) => Err(error),
             None if carrying.is_over && !self.more => Err(LinkError::Closed),
@@ -209,12 +221,13 @@ fn watch(stream: &TcpStream) -> io::Result<OwnedFd> {
 }
 
 fn watch_wire(readiness: &OwnedFd, wire: &Wire) -> io::Result<()> {
+    epoll::add(readiness, wire.nudge(), EventData::new_u64(NUDGE), EventFlags::IN)?;
     Ok(epoll::add(readiness, wire.descriptor(), EventData::new_u64(COMPLETIONS), EventFlags::IN)?)
 }
 
 /// Whether there is something on the connection, and whether completions were announced: one call in place of one for each.
 fn ready(readiness: &OwnedFd) -> io::Result<(bool, bool)> {
-    let mut events = [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 2];
+    let mut events = [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 3];
     match epoll::wait(readiness, &mut events[..], Some(&Timespec::default())) {
         Ok(count) => {
             let is_ready = |what| events[..count].iter().any(|event| event.data.u64() == what);
@@ -232,6 +245,11 @@ impl Carrying {
         Self { wire, receiver, sender, is_up, is_over: false }
     }
 
+    /// Whether the next turn ends it.
+    fn has_failed(&self) -> bool {
+        self.sender.has_failed() || self.wire.has_failed()
+    }
+
     /// When there is something to forget.
     fn poll_timeout(&self) -> Option<Instant> {
         [self.receiver.poll_timeout(), self.sender.poll_timeout()].into_iter().flatten().min()
@@ -240,11 +258,12 @@ impl Carrying {
     /// Everything that there is to do now. Whether there is more than the budget was for, or than may be taken in.
     fn turn(&mut self, intake: &mut Intake, budget: &mut usize) -> Result<bool, LinkError> {
         self.wire.turn();
+        self.wire.seen();
         // The first packet says that the other end is up too.
         self.is_up |= self.wire.has_arrived();
         let more = self.receiver.receive(&self.wire, &mut self.sender, intake, budget)?;
         self.sender.advance(&self.wire)?;
-        self.wire.send_returns(self.receiver.is_reading())?;
+        self.wire.send_returns(true)?;
         let now = Instant::now();
         if self.poll_timeout().is_some_and(|at| at <= now) {
             self.receiver.look(now);
@@ -296,11 +315,54 @@ impl Link for VerbsLink {
         }
     }
 
-    fn is_drained(&self) -> bool {
-        match &self.stage {
-            Stage::Carrying(carrying) => carrying.sender.is_idle() && carrying.wire.is_drained(),
-            _ => true,
+    fn submitted(&mut self) {
+        if let Stage::Carrying(carrying) = &mut self.stage {
+            // What was sent has taken along what there was to return, or else it goes now. An error is the link's end, which the next
+            // turn finds.
+            let _ = carrying.wire.send_returns(carrying.receiver.is_reading());
         }
+    }
+
+    fn can_be_peeked(&self) -> bool {
+        true
+    }
+
+    fn peek(&self) -> bool {
+        matches!(&self.stage, Stage::Carrying(carrying) if self.more || carrying.wire.peek())
+    }
+
+    fn poll_peeked(&mut self, intake: &mut Intake) -> Result<(), LinkError> {
+        self.turn(intake)
+    }
+
+    fn rests(&self) -> bool {
+        true
+    }
+
+    fn rest(&mut self) -> bool {
+        let Stage::Carrying(carrying) = &self.stage else { return false };
+        loop {
+            if carrying.wire.peek() {
+                return true;
+            }
+            let for_packets = carrying.wire.waits_for_packets_only() && !self.asked.load(Ordering::Relaxed);
+            let wanted = if for_packets { Armed::ForPackets } else { Armed::ForAll };
+            if self.armed == Some(wanted) || self.armed == Some(Armed::ForAll) {
+                return false;
+            }
+            // What has completed before it is armed is not announced: so it is looked at once more.
+            if let Err(error) = carrying.wire.arm(for_packets) {
+                carrying.wire.fail(&error);
+            }
+            self.armed = Some(wanted);
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        let Stage::Carrying(carrying) = &self.stage else { return true };
+        let is_drained = carrying.sender.is_idle() && carrying.wire.is_drained();
+        self.asked.store(!is_drained, Ordering::Relaxed);
+        is_drained
     }
 
     fn readiness(&self) -> Arc<dyn AsFd + Send + Sync> {
@@ -308,8 +370,14 @@ impl Link for VerbsLink {
     }
 
     fn interest(&self) -> Interest {
-        let failed = matches!(&self.stage, Stage::Carrying(carrying) if carrying.sender.has_failed());
-        Interest { readable: true, writable: false, at_once: self.more || failed }
+        let failed = matches!(&self.stage, Stage::Carrying(carrying) if carrying.has_failed());
+        // Who has posted so much that more is to be announced than the link's thread has asked for has to wake it.
+        let wants_all = match &self.stage {
+            Stage::Carrying(carrying) => !carrying.wire.waits_for_packets_only(),
+            _ => false,
+        };
+        let writable = wants_all && self.armed == Some(Armed::ForPackets);
+        Interest { readable: true, writable, at_once: self.more || failed }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

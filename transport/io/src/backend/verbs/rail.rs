@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use xfer_sys::verbs::{Context, Gid, GidKind, LinkLayer, Port, VerbsError, device_names};
+use xfer_sys::verbs::{Context, Gid, GidKind, LinkLayer, Port, ProtectionDomain, VerbsError, device_names};
 
 use crate::limits::RAILS_MAX;
 
@@ -91,8 +91,17 @@ fn one(spec: &str) -> io::Result<Rail> {
 
 /// What there is, in a sentence; or why nothing can be used.
 pub(super) fn probe() -> Result<String, String> {
-    let usable: Vec<String> = usable()?.iter().map(ToString::to_string).collect();
-    Ok(usable.join(", "))
+    let rails = usable()?;
+    let names: Vec<String> = rails.iter().map(ToString::to_string).collect();
+    // This version registers host memory alone; that a device could do more is worth knowing all the same.
+    let dmabufs =
+        rails.first().map(|rail| ProtectionDomain::new(&rail.context).and_then(|domain| domain.takes_dmabufs()));
+    let dmabufs = match dmabufs {
+        Some(Err(error)) => format!("; {error}"),
+        Some(Ok(())) => "; takes memory of devices (dmabuf), which this version doesn't bring".to_owned(),
+        None => String::new(),
+    };
+    Ok(names.join(", ") + &dmabufs)
 }
 
 /// The addresses of what there is.

@@ -1,5 +1,6 @@
 //! Takes packets off a queue pair, and has the device read what they tell of to its place.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,46 +10,57 @@ use xfer_transport_core::rdma::{Body, RdmaPacket};
 
 use super::registrations::Registrations;
 use super::send::Sender;
-use super::wire::Wire;
+use super::wire::{Reads, Wire};
 use crate::Slice;
 use crate::backend::LinkError;
 use crate::backend::frame::{Frame, violation};
-use crate::intake::{Intake, Pulling};
+use crate::intake::{Arriving, Intake, Pulling};
+use crate::limits::EXPOSED_CHUNKS_MAX;
 
 /// Most that one read brings: it is still in the second-level cache when it is summed, which goes on while the next ones arrive.
 const PART_BYTES: usize = 128 << 10;
 
 pub(super) struct Receiver {
     frame: Frame,
-    pull: Option<Pull>,
+    /// Chunks that the device reads, in the order in which they were exposed.
+    pulls: VecDeque<Pull>,
     registrations: Registrations,
 }
 
-/// A chunk that the device reads.
+/// A chunk that the other end has exposed, until it may be told that it was taken.
 struct Pull {
+    len: usize,
+    /// Nothing, if it is not wanted, or can't be read.
+    reading: Option<Reading>,
+}
+
+/// A chunk that the device reads.
+struct Reading {
+    /// As the intake knows it.
+    chunk: Option<Arriving>,
     len: usize,
     /// What was posted, and what of it has landed.
     posted: usize,
     landed: usize,
-    /// Reads of this link that were over before it.
-    before: u64,
-    parts_landed: u64,
+    /// How many of the link's reads are over when those of it are that have landed.
+    over: u64,
     memory: Slice,
     registration: Arc<MemoryRegion>,
     remote: u64,
     key: u32,
     wanted: bool,
+    reads: Arc<Reads>,
 }
 
 impl Receiver {
     pub(super) fn new(wire: &Wire) -> Self {
         let registrations = Registrations::new(wire.domain(), Access::LOCAL_WRITE);
-        Self { frame: Frame::None, pull: None, registrations }
+        Self { frame: Frame::None, pulls: VecDeque::new(), registrations }
     }
 
     /// Whether a chunk is being read, so that there will be more to say soon.
     pub(super) fn is_reading(&self) -> bool {
-        self.pull.is_some()
+        !self.pulls.is_empty()
     }
 
     /// When it has something to forget.
@@ -70,17 +82,9 @@ impl Receiver {
         budget: &mut usize,
     ) -> Result<bool, LinkError> {
         loop {
-            if let Some(pull) = &mut self.pull {
-                if !pull.go_on(wire, intake, budget)? {
-                    return Ok(*budget == 0);
-                }
-                let len_bytes = pull.len as u64;
-                self.pull = None;
-                wire.took(len_bytes);
-                wire.send_returns(wire.has_arrived())?;
-            }
+            self.go_on(wire, intake, budget)?;
             if *budget == 0 || intake.is_paused() {
-                return Ok(wire.has_arrived());
+                return Ok(*budget == 0 || wire.has_arrived());
             }
             let taken = wire.next_packet(|bytes| -> Result<usize, LinkError> {
                 intake.heard(bytes.len());
@@ -134,66 +138,121 @@ impl Receiver {
         if !matches!(self.frame, Frame::None) {
             return Err(violation("a chunk inside a frame"));
         }
+        if self.pulls.len() >= EXPOSED_CHUNKS_MAX {
+            return Err(violation("more chunks at once than may be exposed"));
+        }
         intake.begin_chunk(header)?;
-        let memory = match intake.destination() {
-            Some(memory) => memory,
-            None => {
-                // Not wanted, so not read either: its owner may use the memory for something else by now.
-                intake.finish_chunk();
-                wire.took(len as u64);
-                return Ok(());
-            }
-        };
-        let registration = match self.registrations.of(&memory, Instant::now()) {
-            Ok(registration) => registration,
-            Err(error) => {
+        let mut reading = None;
+        match intake.destination().map(|memory| (self.registrations.of(&memory, Instant::now()), memory)) {
+            // Not wanted, so not read either: its owner may use the memory for something else by now.
+            None => intake.finish_chunk(),
+            Some((Err(error), _)) => {
                 intake.spoil_chunk();
                 sender.tell_unread(&error);
-                wire.took(len as u64);
+            }
+            Some((Ok(registration), memory)) => {
+                let (posted, landed, over, wanted, mut chunk) = (0, 0, 0, true, None);
+                intake.exchange(&mut chunk);
+                let reads = Arc::new(Reads::new(wire));
+                reading = Some(Reading {
+                    chunk,
+                    len,
+                    posted,
+                    landed,
+                    over,
+                    memory,
+                    registration,
+                    remote,
+                    key,
+                    wanted,
+                    reads,
+                });
+            }
+        }
+        self.pulls.push_back(Pull { len, reading });
+        Ok(())
+    }
+
+    /// Takes in what has landed, and has the device read on: several chunks at once, since each takes a round trip.
+    fn go_on(&mut self, wire: &Arc<Wire>, intake: &mut Intake, budget: &mut usize) -> Result<(), LinkError> {
+        loop {
+            for reading in self.pulls.iter_mut().filter_map(|pull| pull.reading.as_mut()) {
+                if !reading.post(wire, intake)? {
+                    break;
+                }
+            }
+            let Some(Pull { len, reading }) = self.pulls.front_mut() else { return Ok(()) };
+            if let Some(reading) = reading
+                && !reading.land(wire, intake, budget)?
+            {
                 return Ok(());
             }
-        };
-        let (before, wanted) = (wire.reads_so_far().0, true);
-        let (posted, landed, parts_landed) = (0, 0, 0);
-        self.pull = Some(Pull { len, posted, landed, before, parts_landed, memory, registration, remote, key, wanted });
-        Ok(())
+            wire.took(*len as u64);
+            self.pulls.pop_front();
+            // Others are under way, or are about to be.
+            wire.send_returns(true)?;
+        }
     }
 }
 
-impl Pull {
-    /// Takes in what has landed and has the device read on. Whether that was all.
-    fn go_on(&mut self, wire: &Arc<Wire>, intake: &mut Intake, budget: &mut usize) -> Result<bool, LinkError> {
-        let pulling = Arc::clone(wire) as Arc<dyn Pulling>;
-        loop {
-            while self.wanted && self.posted < self.len && wire.has_room_to_read() {
-                let (at, part) = (self.posted, (self.len - self.posted).min(PART_BYTES));
-                let read =
-                    || wire.read((&self.memory, at, part), &self.registration, (self.remote + at as u64, self.key));
-                match intake.pull(&pulling, read) {
-                    Ok(true) => self.posted += part,
-                    Ok(false) => self.wanted = false,
-                    Err(error) => return Err(LinkError::Io(error)),
-                }
-            }
-            let parts = wire.reads_so_far().1 - self.before;
-            if wire.has_failed() {
-                // What was flushed has not landed.
-                return Ok(false);
-            }
-            if self.parts_landed < parts {
-                self.parts_landed += 1;
-                let part = (self.posted - self.landed).min(PART_BYTES);
-                // It lies there already: what is left is to sum it.
-                self.landed += intake.place(self.landed, |_| Ok::<_, LinkError>(part))?;
-                intake.heard(part);
-                *budget = budget.saturating_sub(part);
-                continue;
-            }
-            if self.landed < self.posted || (self.wanted && self.posted < self.len) {
-                return Ok(false);
-            }
-            intake.finish_chunk();
+impl Reading {
+    /// Has the device read on. Whether that was all: what it is told later is to come later.
+    fn post(&mut self, wire: &Arc<Wire>, intake: &mut Intake) -> Result<bool, LinkError> {
+        if !self.wanted || self.posted == self.len {
             return Ok(true);
         }
+        let pulling = Arc::clone(&self.reads) as Arc<dyn Pulling>;
+        intake.exchange(&mut self.chunk);
+        let mut posted = Ok(true);
+        while let Ok(true) = posted
+            && self.posted < self.len
+            && wire.has_room_to_read()
+        {
+            let (at, part) = (self.posted, (self.len - self.posted).min(PART_BYTES));
+            let mut until = 0;
+            posted = intake.pull(&pulling, || {
+                until = wire.read((&self.memory, at, part), &self.registration, (self.remote + at as u64, self.key))?;
+                // A fence finds it before it can ask for it: it needs the lock under which this runs.
+                self.reads.go_on_until(until);
+                Ok::<_, LinkError>(())
+            });
+            match posted {
+                Ok(true) => {
+                    if self.posted == 0 {
+                        self.over = until - 1;
+                    }
+                    self.posted += part;
+                }
+                Ok(false) => self.wanted = false,
+                Err(_) => {}
+            }
+        }
+        intake.exchange(&mut self.chunk);
+        posted?;
+        Ok(!self.wanted || self.posted == self.len)
+    }
+
+    /// Takes in what has landed. Whether that was all.
+    fn land(&mut self, wire: &Wire, intake: &mut Intake, budget: &mut usize) -> Result<bool, LinkError> {
+        let over = wire.reads_so_far();
+        if wire.has_failed() {
+            // What was flushed has not landed.
+            return Ok(false);
+        }
+        intake.exchange(&mut self.chunk);
+        while self.landed < self.posted && self.over < over {
+            let part = (self.posted - self.landed).min(PART_BYTES);
+            // It lies there already: what is left is to sum it.
+            self.landed += intake.place(self.landed, |_| Ok::<_, LinkError>(part))?;
+            self.over += 1;
+            intake.heard(part);
+            *budget = budget.saturating_sub(part);
+        }
+        let all = self.landed == self.posted && (!self.wanted || self.posted == self.len);
+        if all {
+            intake.finish_chunk();
+        }
+        intake.exchange(&mut self.chunk);
+        Ok(all)
     }
 }

@@ -25,12 +25,14 @@ use xfer_transport_core::rdma::{self, Introduction, PACKET_BYTES_MAX};
 
 use self::exposures::Exposure;
 pub(super) use self::packets::Payload;
+pub(super) use self::reads::Reads;
 use super::buffers::Buffers;
 use super::rail::Rail;
 use crate::backend::LinkError;
 use crate::grants::random_u64;
 use crate::limits::{EXPOSED_CHUNKS_MAX, RDMA_ROOM, READS_MAX};
 use crate::memory::Slice;
+use crate::wake::Wake;
 
 /// An answer is waited for 134 ms, six times: a network that drops for half a second is survived, and one that is gone is
 /// noticed before the silence of a second after which a link is given up anyway.
@@ -57,6 +59,8 @@ pub(super) struct Wire {
     /// Before the buffers, so that it ends first.
     queue: Mutex<Queue>,
     completions: Arc<CompletionQueue>,
+    /// Wakes the link's thread for what another one has taken in.
+    nudge: Wake,
     domain: Arc<ProtectionDomain>,
     rail: Rail,
     psn: u32,
@@ -80,11 +84,13 @@ struct Queue {
     /// Chunks of its that were read, of which it doesn't know, and how many bytes they have.
     taken: u32,
     taken_bytes: u64,
-    /// Reads that were posted, and those whose end is known.
+    /// Reads that were posted, and those whose end is known: they come to it in this order.
     posted: u64,
     done: u64,
-    /// Where they write, and what they are allowed to by.
-    landing: Option<(Slice, Arc<MemoryRegion>)>,
+    /// Where they write, and what they are allowed to by, each until so many are done.
+    landing: VecDeque<(u64, Slice, Arc<MemoryRegion>)>,
+    /// Something has completed that the link's thread has not seen, and that gives it something to do.
+    news: bool,
     /// What the other end may read, in the order in which it will.
     exposures: VecDeque<Exposure>,
     exposed_bytes: u64,
@@ -112,8 +118,8 @@ impl Wire {
         let domain = ProtectionDomain::new(&rail.context)?;
         let channel = CompletionChannel::new(&rail.context)?;
         let room = u32::from(RDMA_ROOM);
-        // Windows are opened and closed by work of their own.
-        let sends = room + u32::from(READS_MAX) + 2 * EXPOSED_CHUNKS_MAX as u32;
+        // Windows are opened and closed by work of their own; an opening is known to be over with the packet behind it.
+        let sends = 2 * room + u32::from(READS_MAX) + 2 * EXPOSED_CHUNKS_MAX as u32;
         let capacity = Capacity { sends, receives: room, inline_bytes: INLINE_BYTES };
         let entries = capacity.sends + capacity.receives;
         if rail.context.work_max() < entries {
@@ -141,7 +147,8 @@ impl Wire {
                 taken_bytes: 0,
                 posted: 0,
                 done: 0,
-                landing: None,
+                landing: VecDeque::new(),
+                news: false,
                 exposures: VecDeque::new(),
                 exposed_bytes: 0,
                 closing: Vec::new(),
@@ -151,6 +158,7 @@ impl Wire {
                 found: Vec::new(),
             }),
             completions,
+            nudge: Wake::new()?,
             rail: rail.clone(),
             psn: random_u64() as u32 >> 8,
             room: Buffers::new(&domain, RDMA_ROOM, PACKET_BYTES_MAX, Access::LOCAL_WRITE)?,
@@ -222,14 +230,47 @@ impl Wire {
         drop(over);
     }
 
-    /// Has the next completion announced by the descriptor.
-    pub(super) fn arm(&self) -> io::Result<()> {
-        Ok(self.completions.arm()?)
+    /// The same by another thread than the link's, which may sleep: it has asked to be told of what it waited for then, and this may be
+    /// what it waits for since.
+    fn turn_for_another(&self) {
+        self.turn();
+        if self.lock().news {
+            self.nudge.wake();
+        }
+    }
+
+    /// Takes in what has completed, and says whether there is something to do.
+    pub(super) fn peek(&self) -> bool {
+        self.turn();
+        let queue = self.lock();
+        queue.news || queue.failed.is_some()
+    }
+
+    /// All that there is to do is about to be done.
+    pub(super) fn seen(&self) {
+        self.lock().news = false;
+    }
+
+    /// Whether only packets of the other end are waited for. Everything that is told otherwise costs a wake-up: that a packet has
+    /// left, or a window is closed, matters only where there is no room for another.
+    pub(super) fn waits_for_packets_only(&self) -> bool {
+        let queue = self.lock();
+        queue.posted == queue.done && !queue.free.is_empty() && !queue.is_full_of_exposures()
+    }
+
+    /// Has the next completion announced by the descriptor; or, with `only_sent`, the next packet.
+    pub(super) fn arm(&self, only_sent: bool) -> io::Result<()> {
+        Ok(self.completions.arm(only_sent)?)
     }
 
     /// Whether something was announced; then it has to be armed again.
-    pub(super) fn take_announcements(&self) -> bool {
-        self.completions.take_announcements()
+    pub(super) fn take_announcement(&self) -> bool {
+        self.completions.take_announcement()
+    }
+
+    /// What wakes the link's thread besides.
+    pub(super) fn nudge(&self) -> &Wake {
+        &self.nudge
     }
 
     /// What becomes readable when something was announced.
@@ -246,6 +287,11 @@ impl Wire {
             Failure::Call(sentence) => LinkError::Io(io::Error::other(format!("{rail}: {sentence}"))),
             Failure::Violation(words) => LinkError::Violation(words.to_owned()),
         })
+    }
+
+    /// Something of it can't be done: the next turn ends it.
+    pub(super) fn fail(&self, error: &io::Error) {
+        self.lock().fail_with(Failure::Call(error.to_string()));
     }
 
     pub(super) fn has_failed(&self) -> bool {
@@ -284,12 +330,19 @@ impl Wire {
             match completion.id >> 56 {
                 kind::READ => {
                     queue.done += 1;
-                    if queue.done == queue.posted {
-                        queue.landing = None;
+                    queue.news = true;
+                    while queue.landing.front().is_some_and(|(until, ..)| *until <= queue.done) {
+                        queue.landing.pop_front();
                     }
                 }
-                kind::SEND => queue.free.push(number),
-                kind::CLOSE if completion.status.is_ok() => queue.closed(completion.id & kind::NUMBER, over),
+                kind::SEND => {
+                    queue.news |= queue.free.is_empty();
+                    queue.free.push(number);
+                }
+                kind::CLOSE if completion.status.is_ok() => {
+                    queue.news |= queue.is_full_of_exposures();
+                    queue.closed(completion.id & kind::NUMBER, over);
+                }
                 kind::ROOM if completion.status.is_ok() => {
                     // SAFETY: what has arrived is ours until the buffer is posted again.
                     let bytes = unsafe { self.room.bytes(number, completion.len_bytes as usize) };
@@ -301,6 +354,7 @@ impl Wire {
                             }
                             queue.take(taken, over);
                             queue.arrived.push_back((number, completion.len_bytes));
+                            queue.news = true;
                         }
                         None => queue.fail_with(Failure::Violation("a packet without its head")),
                     }
@@ -338,20 +392,20 @@ impl Wire {
 }
 
 impl Queue {
-    /// Posts work.
+    /// Posts work, at one call of the device.
     ///
     /// # Safety
     ///
     /// As for [`QueuePair::post`].
-    unsafe fn post(&mut self, id: u64, work: &Work<'_>) -> Result<(), VerbsError> {
+    unsafe fn post<const COUNT: usize>(&mut self, pieces: [(u64, &Work<'_>); COUNT]) -> Result<(), VerbsError> {
         if let Some(left) = &mut self.left {
-            match left.checked_sub(1) {
+            match left.checked_sub(COUNT as u64) {
                 Some(less) => *left = less,
                 None => self.pair.fail()?,
             }
         }
         // SAFETY: the caller's word.
-        unsafe { self.pair.post(id, work) }
+        unsafe { self.pair.post(pieces) }
     }
 
     fn fail_with(&mut self, failure: Failure) {
@@ -367,7 +421,7 @@ impl Queue {
     fn end(&mut self) -> Result<(), VerbsError> {
         self.pair.end()?;
         self.done = self.posted;
-        self.landing = None;
+        self.landing.clear();
         Ok(())
     }
 }

@@ -33,14 +33,14 @@ enum Hold {
     /// A registration for this chunk alone.
     Registration(MemoryRegion),
     /// A window on a registration that is kept, which by itself lets nobody in.
-    Window { window: MemoryWindow, key: u32, _on: Arc<MemoryRegion> },
+    Window { window: MemoryWindow, key: u32, on: Arc<MemoryRegion> },
 }
 
 impl Wire {
     /// Whether another chunk may be exposed.
     pub(in crate::backend::verbs) fn has_room_to_expose(&self) -> bool {
         let queue = self.lock();
-        queue.exposures.len() + queue.closing.len() < EXPOSED_CHUNKS_MAX && queue.exposed_bytes <= EXPOSED_BYTES_ENOUGH
+        !queue.is_full_of_exposures() && queue.exposed_bytes <= EXPOSED_BYTES_ENOUGH
     }
 
     /// Exposes a chunk and says where it lies: through a window on what is registered already, where the device has windows. The
@@ -69,37 +69,34 @@ impl Wire {
         }
         let mut queue = self.lock();
         let hold = match (on, alone) {
-            (Some(on), _) => self.open_window(&mut queue, number, on, (start as u64, len_bytes))?,
+            (Some(on), _) => {
+                let window = match queue.windows.pop() {
+                    Some(window) => window,
+                    None => MemoryWindow::new(&self.domain)?,
+                };
+                let key = window.next_key();
+                Hold::Window { window, key, on }
+            }
             (None, Some(registration)) => Hold::Registration(registration),
             (None, None) => return Ok(None),
         };
-        let body = Body::Exposed { header, at: start as u64, key: hold.key() };
+        let packet =
+            self.pack(&mut queue, &Body::Exposed { header, at: start as u64, key: hold.key() }, Payload::None)?;
+        let posted = match &hold {
+            Hold::Window { window, key, on } => {
+                let open = Work::Open { window, key: *key, on, start: start as u64, len_bytes };
+                // SAFETY: the source is kept beside the queue pair until the window is closed, or ended by force; the packet as in
+                // `send_now`.
+                unsafe { queue.post([(kind::OPEN << 56 | number, &open), packet.piece()]) }
+            }
+            // SAFETY: as in `send_now`.
+            Hold::Registration(_) => unsafe { queue.post([packet.piece()]) },
+        };
         queue.exposed_bytes += len_bytes;
         queue.exposures.push_back(Exposure { number, len_bytes, hold: Some(hold), exposed: Some(exposed) });
-        // If that fails the link is over, and all that is exposed is taken back.
-        self.send_now(&mut queue, &body, Payload::None)?;
+        // If that failed the link is over, and all that is exposed is taken back.
+        queue.sent(packet, posted)?;
         Ok(Some(Ok(())))
-    }
-
-    fn open_window(
-        &self,
-        queue: &mut Queue,
-        number: u64,
-        on: Arc<MemoryRegion>,
-        (start, len_bytes): (u64, u64),
-    ) -> io::Result<Hold> {
-        let window = match queue.windows.pop() {
-            Some(window) => window,
-            None => MemoryWindow::new(&self.domain)?,
-        };
-        let key = window.next_key();
-        let open = Work::Open { window: &window, key, on: &on, start, len_bytes };
-        // SAFETY: the source is kept beside the queue pair until the window is closed, or ended by force.
-        if let Err(error) = unsafe { queue.post(kind::OPEN << 56 | number, &open) } {
-            queue.fail_with(Failure::Call(error.to_string()));
-            return Err(error.into());
-        }
-        Ok(Hold::Window { window, key, _on: on })
     }
 
     /// Ends by force what lets the other end read a chunk; whoever waits for its source knows when this returns.
@@ -123,39 +120,55 @@ impl Wire {
 }
 
 impl Queue {
+    pub(super) fn is_full_of_exposures(&self) -> bool {
+        self.exposures.len() + self.closing.len() >= EXPOSED_CHUNKS_MAX
+    }
+
     /// The other end is through with the oldest chunks that it could read.
     pub(super) fn take(&mut self, count: u8, over: &mut Vec<Exposure>) {
         for _ in 0..count {
-            let Some(mut exposure) = self.exposures.pop_front() else {
+            let Some(exposure) = self.exposures.pop_front() else {
                 self.fail_with(Failure::Violation("it has taken more than it was shown"));
                 return;
             };
             self.exposed_bytes -= exposure.len_bytes;
-            let ended = match exposure.hold.take() {
-                // Taken back before.
-                None => Ok(()),
-                Some(Hold::Registration(registration)) => registration.end(),
-                Some(hold @ Hold::Window { .. }) => {
-                    let (key, number) = (hold.key(), exposure.number);
-                    exposure.hold = Some(hold);
-                    // SAFETY: no memory is named.
-                    let posted = unsafe { self.post(kind::CLOSE << 56 | number, &Work::Close { key }) };
-                    self.closing.push(exposure);
-                    if let Err(error) = posted {
-                        self.fail_with(Failure::Call(error.to_string()));
-                    }
-                    continue;
-                }
-            };
-            if let Err(error) = ended {
-                self.fail_with(Failure::Call(error.to_string()));
-                if self.end().is_err() {
-                    std::mem::forget(exposure);
-                    continue;
-                }
-            }
-            over.push(exposure);
+            self.finish(exposure, over);
         }
+    }
+
+    /// Nobody reads a chunk any more, so that it can be taken back without force.
+    fn finish(&mut self, mut exposure: Exposure, over: &mut Vec<Exposure>) {
+        let ended = match exposure.hold.take() {
+            // Taken back before.
+            None => Ok(()),
+            Some(Hold::Registration(registration)) => registration.end(),
+            Some(hold @ Hold::Window { .. }) => {
+                let (key, number) = (hold.key(), exposure.number);
+                exposure.hold = Some(hold);
+                self.closing.push(exposure);
+                // SAFETY: no memory is named.
+                let posted = unsafe { self.post([(kind::CLOSE << 56 | number, &Work::Close { key })]) };
+                if let Err(error) = posted {
+                    self.fail_with(Failure::Call(error.to_string()));
+                }
+                return;
+            }
+        };
+        if let Err(error) = ended {
+            self.fail_with(Failure::Call(error.to_string()));
+            if self.end().is_err() {
+                std::mem::forget(exposure);
+                return;
+            }
+        }
+        over.push(exposure);
+    }
+
+    /// What is left of a chunk that the other end has not said to have taken: its place among them.
+    fn take_out(&mut self, number: u64) -> Option<Exposure> {
+        let exposure = self.exposures.iter_mut().find(|exposure| exposure.number == number)?;
+        let (hold, exposed) = (exposure.hold.take(), exposure.exposed.take());
+        Some(Exposure { number, len_bytes: 0, hold, exposed })
     }
 
     /// A window is closed: nobody reads through it any more.
@@ -181,20 +194,31 @@ impl Hold {
 
 impl Reader for Wire {
     fn look(&self) {
-        self.turn();
+        self.turn_for_another();
+    }
+
+    fn finish(&self, number: u64) {
+        let mut over = Vec::new();
+        {
+            let mut queue = self.lock();
+            if let Some(exposure) = queue.take_out(number) {
+                queue.finish(exposure, &mut over);
+            }
+        }
+        drop(over);
     }
 
     fn stop(&self, number: u64) {
         let taken = {
             let mut queue = self.lock();
-            let Queue { exposures, closing, .. } = &mut *queue;
-            let Some(exposure) = exposures.iter_mut().chain(closing).find(|exposure| exposure.number == number) else {
-                return;
-            };
-            // It keeps its place among what the other end takes.
-            let (hold, exposed) = (exposure.hold.take(), exposure.exposed.take());
-            Exposure { number, len_bytes: 0, hold, exposed }
+            let closing = queue.closing.iter().position(|exposure| exposure.number == number);
+            match closing {
+                Some(at) => Some(queue.closing.swap_remove(at)),
+                None => queue.take_out(number),
+            }
         };
-        self.take_back(taken);
+        if let Some(exposure) = taken {
+            self.take_back(exposure);
+        }
     }
 }

@@ -22,6 +22,13 @@ const RETURN_AFTER: u16 = RDMA_ROOM / 2;
 const TAKEN_ENOUGH: u32 = 4;
 const TAKEN_BYTES_ENOUGH: u64 = EXPOSED_BYTES_ENOUGH / 4;
 
+/// A packet that is ready to be sent.
+pub(super) struct Packed {
+    buffer: u16,
+    taken: u32,
+    work: Work<'static>,
+}
+
 /// What follows the head of a packet.
 pub(in crate::backend::verbs) enum Payload<'a> {
     None,
@@ -96,6 +103,14 @@ impl Wire {
     }
 
     pub(super) fn send_now(&self, queue: &mut Queue, body: &Body<'_>, payload: Payload<'_>) -> io::Result<()> {
+        let packet = self.pack(queue, body, payload)?;
+        // SAFETY: the outbox outlives the queue pair, and the buffer is not touched before it is free again.
+        let posted = unsafe { queue.post([packet.piece()]) };
+        queue.sent(packet, posted)
+    }
+
+    /// Puts a packet into a buffer of the outbox, with what there is to return.
+    pub(super) fn pack(&self, queue: &mut Queue, body: &Body<'_>, payload: Payload<'_>) -> io::Result<Packed> {
         let Some(buffer) = queue.free.pop() else { return Err(io::ErrorKind::WouldBlock.into()) };
         let taken = queue.taken.min(u32::from(u8::MAX));
         let head = RdmaPacket { taken: taken as u8, freed: queue.freed, body: *body }.encode_head();
@@ -110,23 +125,34 @@ impl Wire {
         };
         let part = self.outbox.part(buffer, len);
         let inline = part.len_bytes <= queue.pair.capacity().inline_bytes;
-        // SAFETY: the outbox outlives the queue pair, and the buffer is not touched before it is free again.
-        let posted = unsafe { queue.post(kind::SEND << 56 | u64::from(buffer), &Work::Send { part, inline }) };
-        if let Err(error) = posted {
-            queue.free.push(buffer);
-            queue.fail_with(Failure::Call(error.to_string()));
-            return Err(error.into());
-        }
-        queue.credits -= 1;
-        queue.taken -= taken;
-        queue.taken_bytes = 0;
-        queue.freed = 0;
-        Ok(())
+        Ok(Packed { buffer, taken, work: Work::Send { part, inline } })
     }
 
     pub(super) fn post_room(&self, queue: &Queue, buffer: u16) -> Result<(), VerbsError> {
         let part = self.room.part(buffer, self.room.len_bytes());
         // SAFETY: the room outlives the queue pair, and the buffer is not looked at before something has arrived in it.
         unsafe { queue.pair.post_room(kind::ROOM << 56 | u64::from(buffer), part) }
+    }
+}
+
+impl Packed {
+    pub(super) fn piece(&self) -> (u64, &Work<'_>) {
+        (kind::SEND << 56 | u64::from(self.buffer), &self.work)
+    }
+}
+
+impl Queue {
+    /// What has become of a packet that was to be sent.
+    pub(super) fn sent(&mut self, packet: Packed, posted: Result<(), VerbsError>) -> io::Result<()> {
+        if let Err(error) = posted {
+            self.free.push(packet.buffer);
+            self.fail_with(Failure::Call(error.to_string()));
+            return Err(error.into());
+        }
+        self.credits -= 1;
+        self.taken -= packet.taken;
+        self.taken_bytes = 0;
+        self.freed = 0;
+        Ok(())
     }
 }
