@@ -131,7 +131,7 @@ bench-rdma: ## measures RDMA beside perftest, in one virtual machine
 	@.ci/toolchain
 	@.ci/bench-rdma $(TARGET)
 
-bench-peers: setup ## what UCX, Gloo, ZeroMQ, NIXL and Mooncake move on this machine, in turn with xfer (they go into the cache): ARGS='--help'
+bench-peers: setup ## what UCX, Gloo, ZeroMQ, NIXL and Mooncake move here, in turn with xfer (they go into the cache): ARGS='--help'
 	@$(cargo) build --locked --quiet --release --package xfer-cli --bin xfer-bench
 	@.ci/peers $(VENV_PYTHON) $(TARGET)/release/xfer-bench $(ARGS)
 
