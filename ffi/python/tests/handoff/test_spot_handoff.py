@@ -80,7 +80,8 @@ def test_a_running_job_says_what_a_plan_needs_to_know(tmp_path: Path) -> None:
     assert step["done_s"] > 0 and step["slowdown"] == 1.5, "two ranks do what three did"
     assert step["rollback_s"] > 0, "the step before has no checkpoint"
     assert handling["commit_s"] > 0 and handling["digest_bytes_per_s"] > 0
-    assert handling["meanwhile_s"] > 0 and handling["after_s"] > 0
+    # A new owner that has work of its own until the decision does all of it afterwards.
+    assert handling["meanwhile_s"] >= 0 and handling["after_s"] > 0
     assert manifest["memory_bytes"].keys() == {"0", "2"}
     parts = figures["resume_parts_s"]
     assert parts.keys() == {"describe", "stream", "verify", "commit", "take over", "compute again"}
