@@ -66,9 +66,11 @@ pub fn a_dead_peer_fails_only_its_own_transfers(make: Make<'_>) {
         down.is_some()
     });
     let down = down.expect("an event");
-    // It may have been called again before the last of its links was found broken, and have given this end up by then.
-    let broke =
-        |reason: &DownReason| matches!(reason, DownReason::Lost(_) | DownReason::Reset(_) | DownReason::Replaced(_));
+    // It may have been called again before the last of its links was found broken: in vain, or it has given this end up by then.
+    let broke = |reason: &DownReason| {
+        use DownReason::{Lost, Replaced, Reset, Unreachable};
+        matches!(reason, Lost(_) | Reset(_) | Replaced(_) | Unreachable(_))
+    };
     assert!(matches!(&down, PeerEvent::Down { peer, reason } if *peer == dying.id() && broke(reason)), "{down:?}");
     assert_eq!((sender.peer(1), sender.peer(2)), (None, Some(living.id())));
     let done = kept.wait(Some(PATIENCE)).expect("another peer's death is no reason to fail");
