@@ -64,7 +64,7 @@ pub(crate) struct Peer {
     /// How to reach it again, if it was we who connected.
     pub(crate) reach: OnceLock<Reach>,
     /// How its ways have held so far, those that had to be opened again.
-    steadiness: Mutex<Vec<(BackendId, Steadiness)>>,
+    steadiness: Mutex<BTreeMap<BackendId, Steadiness>>,
     peers: Weak<Peers>,
 }
 
@@ -267,15 +267,7 @@ impl Peer {
 
     /// Links over `backend` that were lost have been opened again.
     pub(crate) fn opened_again(&self, backend: BackendId) {
-        let mut ways = lock(&self.steadiness);
-        let known = ways.iter().position(|(id, _)| *id == backend);
-        let at = known.unwrap_or_else(|| {
-            ways.push((backend, Steadiness::default()));
-            ways.len() - 1
-        });
-        if let Some((_, way)) = ways.get_mut(at) {
-            way.opened_again(self.shared.now());
-        }
+        lock(&self.steadiness).entry(backend).or_default().opened_again(self.shared.now());
     }
 
     /// The ways that broke too often.
