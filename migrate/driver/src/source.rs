@@ -1,5 +1,7 @@
 //! One migration from this process: its session, its memory and its writes.
 
+mod outlook;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -8,22 +10,18 @@ use bytes::Bytes;
 
 use xfer_migrate_core::session::{Event, Input, Output, SourceConfig, SourceConfigError, SourceSession, SourceState};
 use xfer_migrate_core::{GenerationRecord, GroupId, Item, ItemId, MigrationId, PlanPolicy, RecomputeCost};
-use xfer_plan::manifest::{Live, Prospect};
-use xfer_plan::{Choice, Handling, Mode, Progress};
 use xfer_transport::{Region, TransferError, TransferHandle, Transferred};
 use xfer_transport_core::{Deadline, Lane, PeerId, RateInterval, RemoteRegion, Time};
 
+use self::outlook::{measured, rate};
 use crate::driver::{Context, Job};
-use crate::forecast::{Left, Pace};
+use crate::forecast::Pace;
 use crate::migrations::{OfferError, Outgoing, Shared, View, lock};
 use crate::outcome::{MigrationError, Outcome};
 use crate::report::{Busy, Ends, Moved, Timeline};
 use crate::rescue::{Cost, HandOver, Rescue};
-use crate::takeover::{Forwards, TakeOvers, forwards};
+use crate::takeover::TakeOvers;
 use crate::trace::{Ended, Trace, Trip};
-
-/// What a link is taken to carry until the first bytes show it: from 1 to 10 Gb/s, as spot machines have.
-const RATE_UNKNOWN: RateInterval = RateInterval { low: 125_000_000, high: 1_250_000_000 };
 
 /// Kept free before the deadline, for digests, seals and the commit: a few round trips, and the machine may be gone early.
 const RESERVE: Duration = Duration::from_millis(250);
@@ -83,7 +81,7 @@ impl SourceRun {
             targets: hand_over.targets,
             owners_after: hand_over.owners_after,
             deadline,
-            rate: measured(context, &targets).unwrap_or_else(|| at_most(context, RATE_UNKNOWN)),
+            rate: rate(context, &targets),
             reserve: RESERVE,
             // A target computes once the layers are its own: before the commit it has nothing to compute with.
             policy: PlanPolicy::SendThenCompute,
@@ -147,23 +145,6 @@ impl SourceRun {
         Ok(())
     }
 
-    /// What targets have room for.
-    pub(crate) fn rooms_are(&mut self, rooms: Vec<(u32, u64)>) {
-        self.rooms = rooms;
-        self.show_room();
-    }
-
-    /// What of it isn't taken by what was offered.
-    fn show_room(&self) {
-        let mut taken: BTreeMap<u32, u64> = BTreeMap::new();
-        for (item, _) in self.items.values() {
-            let sum = taken.entry(item.target).or_default();
-            *sum = sum.saturating_add(item.bytes);
-        }
-        let left = |(rank, bytes): &(u32, u64)| (*rank, bytes.saturating_sub(taken.get(rank).copied().unwrap_or(0)));
-        lock(&self.outgoing.view).room = self.rooms.iter().map(left).collect();
-    }
-
     pub(crate) fn cut(
         &mut self,
         context: &Context,
@@ -175,80 +156,8 @@ impl SourceRun {
         self.timeline.end("cut", now);
         self.take_over = take_over;
         self.ends.cut = Some(now);
-        let limit = context.endpoint.egress_limit();
-        if let Some(planned) = self.planned {
-            let (so_far, left) = (now.since(self.timeline.start()), self.left(planned, now, limit));
-            let mut view = lock(&self.outgoing.view);
-            view.report.resume_parts_s = self.pace.parts_s(so_far, &left, &self.take_over);
-            view.report.predicted_range_s = Some(self.pace.range_s(so_far, &left, &self.take_over));
-        }
+        self.predict(context, now);
         Ok(())
-    }
-
-    /// What is still to come by the latest plan, made at `planned`.
-    fn left(&self, planned: Time, now: Time, limit: Option<u64>) -> Left {
-        let plan = self.session.plan();
-        let waiting = plan.order.iter().filter(|item| !self.under_way.contains(item) && !self.landed.contains(item));
-        let mut bytes = BTreeMap::new();
-        for (item, _) in waiting.chain(&self.under_way).filter_map(|item| self.items.get(item)) {
-            *bytes.entry(item.target).or_default() += item.bytes;
-        }
-        Left { stream: planned.after(plan.sent).since(now), rate: self.told, bytes, limit, forwards: self.forwards() }
-    }
-
-    /// What becomes of forwards by the latest plan.
-    fn forwards(&self) -> BTreeMap<u32, Forwards> {
-        let kept: HashSet<ItemId> = self.session.plan().recompute.iter().copied().collect();
-        forwards(self.session.manifest().items().iter().map(|item| (item, kept.contains(&item.id))))
-    }
-
-    /// All that is offered, as a file that `xfer plan --manifest` reads.
-    pub(crate) fn manifest(&self, context: &Context, now: Time, progress: Progress) -> String {
-        let (meanwhile, after) = self.take_over.most(&self.forwards());
-        let handling =
-            Handling { meanwhile_s: meanwhile.as_secs_f64(), after_s: after.as_secs_f64(), ..Handling::default() };
-        xfer_plan::manifest::write(
-            self.session.manifest(),
-            &self.live(context, now, progress, handling),
-            self.group_names(),
-        )
-    }
-
-    /// Which of the ways that are open loses least, if all that is offered and `prospects` leave.
-    pub(crate) fn weigh(
-        &self,
-        context: &Context,
-        now: Time,
-        progress: Progress,
-        handling: Handling,
-        open: &[Mode],
-        prospects: Vec<Prospect>,
-    ) -> Result<Option<Choice>, OfferError> {
-        let live = self.live(context, now, progress, handling);
-        let departure = xfer_plan::manifest::departure(self.session.manifest(), &live, self.group_names(), prospects);
-        let departure = departure.map_err(|error| OfferError::Plan(error.to_string()))?;
-        xfer_plan::choose(&departure, open).map_err(|error| OfferError::Plan(error.to_string()))
-    }
-
-    fn group_names(&self) -> impl Fn(GroupId) -> String {
-        let names: BTreeMap<u32, &str> = self.groups.iter().map(|(name, group)| (group.0, name.as_str())).collect();
-        move |group| names.get(&group.0).map_or_else(|| format!("group {}", group.0), |name| (*name).to_owned())
-    }
-
-    fn live(&self, context: &Context, now: Time, progress: Progress, handling: Handling) -> Live {
-        let rate = measured(context, &self.targets).unwrap_or_else(|| at_most(context, RATE_UNKNOWN));
-        Live {
-            leaving: self.migration.source.rank,
-            notice_s: self.deadline.left(now).as_secs_f64(),
-            rate: (rate.low as f64, rate.high as f64),
-            progress,
-            handling: Handling {
-                digest_bytes_per_s: self.pace.digest_bytes_per_s(),
-                commit_s: self.pace.commit().as_secs_f64(),
-                ..handling
-            },
-            memory_bytes: self.rooms.clone(),
-        }
     }
 
     pub(crate) fn withdraw(&mut self, now: Time) -> Result<(), OfferError> {
@@ -555,20 +464,4 @@ impl SourceRun {
         view.report.phases_s = self.timeline.phases_s();
         view.conclude(outcome);
     }
-}
-
-/// What the links to all targets carry together, as far as it is measured.
-fn measured(context: &Context, targets: &[u32]) -> Option<RateInterval> {
-    let rates = targets.iter().filter_map(|rank| context.endpoint.rate(context.endpoint.peer(*rank)?));
-    let sum = rates.reduce(|sum, rate| RateInterval {
-        low: sum.low.saturating_add(rate.low),
-        high: sum.high.saturating_add(rate.high),
-    });
-    sum.map(|rate| at_most(context, rate))
-}
-
-/// A rate within what this process may send: links that were busy one after the other share one limit.
-fn at_most(context: &Context, rate: RateInterval) -> RateInterval {
-    let limit = context.endpoint.egress_limit().unwrap_or(u64::MAX);
-    RateInterval { low: rate.low.min(limit), high: rate.high.min(limit) }
 }

@@ -175,7 +175,8 @@ class HandOver:
             self._offer_forwards(outgoing, cursors)
             to_do = loads(stage, self._targets, self._after, lambda shard: len(cursors[shard.layer].saved), stopped)
             slowness = stage.handling.slowness
-            slower = max(slowness.high, 1.0) / max(slowness.least, 1.0)
+            disturbed = max(slowness.high, 1.0) / max(slowness.least, 1.0)
+            slower = max(disturbed, *(shard.again_slower for shard in stage.shards.values()))
             outgoing.cut(record.encode(cursors), take_over=to_do, slower=slower)
         except XferError as refused:
             # It is ending already: the notice was taken back, or a new owner is gone.

@@ -115,8 +115,16 @@ class Again:
     @property
     def seconds(self) -> float:
         """What it takes; 0 if nothing is known."""
-        kinds = [work.seconds for work in (self._fresh, self._used) if work.count]
+        kinds = self._kinds_s()
         return sum(kinds) / len(kinds) if kinds else 0.0
+
+    @property
+    def slower(self) -> float:
+        """By what factor it takes longer if all of its memory is new."""
+        return max(self._kinds_s()) / self.seconds if self.seconds else 1.0
+
+    def _kinds_s(self) -> list[float]:
+        return [work.seconds for work in (self._fresh, self._used) if work.count]
 
 
 class Handling:

@@ -66,6 +66,11 @@ class Shard:
         return self._again.seconds or self.forward_s
 
     @property
+    def again_slower(self) -> float:
+        """By what factor that takes longer if all of its memory is new."""
+        return self._again.slower
+
+    @property
     def backward_s(self) -> float:
         """What a backward takes; as long as none has run, two forwards."""
         return self._backward.seconds or 2 * self.forward_s
