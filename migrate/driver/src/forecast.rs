@@ -23,6 +23,9 @@ const MARK_TIME: Duration = Duration::from_millis(1);
 /// From which part of a limit on, what lands is taken to be as little as it is because of that.
 const LIMITED: f64 = 0.7;
 
+/// Below which part of an even share of what lands a target is slow by itself.
+const FAR_BEHIND: f64 = 0.5;
+
 /// By which part of it the same thing takes more or less time when it is done again and nothing disturbs it: the middle of the runs of
 /// `frontier_bench.py` lies so far from the others where all is known, the rate by a limit and the rest by its smallness.
 const SCATTER: f64 = 0.05;
@@ -160,8 +163,8 @@ impl Pace {
     }
 
     /// How long `left` takes to land, digests and all, in seconds. What was seen of all of it together says more than what was seen of a
-    /// part. Each target takes what is its own, however little there is for the others; but not where all share what may leave here, and
-    /// not before it was seen for long enough that each has had its turn.
+    /// part, since targets take turns. But one that is far behind the others is what all wait for in the end, once it was seen for long
+    /// enough, and if it isn't what may leave here that all share.
     fn landing_s(&self, left: &Left, bytes: Bytes) -> f64 {
         let all = left.all_bytes();
         let pace = |landing: &Landing| match bytes {
@@ -175,9 +178,11 @@ impl Pace {
         if left.limit.is_some_and(|limit| landing > LIMITED * limit as f64) {
             return together_s;
         }
+        let far_behind = FAR_BEHIND * landing / self.landing_at.len() as f64;
         let alone = left.bytes.iter().filter_map(|(target, bytes)| {
             let landing = self.landing_at.get(target).filter(|landing| landing.busy >= LANDING_TIME)?;
-            Some(*bytes as f64 / pace(landing)?)
+            let alone = pace(landing).filter(|pace| *pace < far_behind)?;
+            Some(*bytes as f64 / alone)
         });
         alone.fold(together_s, f64::max)
     }
@@ -458,27 +463,29 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_for_one_target_lands_no_sooner_because_the_other_has_its_own() {
+    fn a_target_that_is_far_behind_is_what_all_wait_for() {
         let mut pace = Pace::new(Duration::ZERO);
         for target in [0, 2] {
             pace.leaves(target, at(0));
         }
-        pace.landed(0, 100_000, at(100), (true, true));
-        pace.landed(2, 100_000, at(100), (true, true));
+        pace.landed(0, 20_000, at(100), (true, true));
+        pace.landed(2, 180_000, at(100), (true, true));
         let early = Left { bytes: [(0, 100_000)].into(), ..Left::default() };
-        assert!((pace.landing_s(&early, Bytes::Likely) - 0.05).abs() < 1e-9, "each may not have had its turn");
-        for (target, last) in [(0, (true, false)), (2, (false, false))] {
-            pace.landed(target, 400_000, at(500), last);
+        assert!((pace.landing_s(&early, Bytes::Likely) - 0.05).abs() < 1e-9, "it may not have had its turn");
+        for (target, bytes, more) in [(0, 80_000, (true, false)), (2, 720_000, (false, false))] {
+            pace.landed(target, bytes, at(500), more);
         }
-        let verify_s = |bytes: &[(u32, u64)], limit| {
+        let landing_s = |bytes: &[(u32, u64)], limit| {
             let left = Left { bytes: bytes.iter().copied().collect(), limit, ..Left::default() };
-            seconds(&pace.parts_s(Duration::ZERO, &left, &TakeOvers::default()), "verify")
+            pace.landing_s(&left, Bytes::Likely)
         };
-        assert!((verify_s(&[(0, 50_000), (2, 50_000)], None) - 0.05).abs() < 1e-9, "side by side");
-        assert!((verify_s(&[(0, 100_000)], None) - 0.1).abs() < 1e-9, "a megabyte a second each");
-        assert!((verify_s(&[(0, 100_000)], Some(2_000_000)) - 0.05).abs() < 1e-9, "one has what both shared");
-        assert!((verify_s(&[(0, 100_000)], Some(9_000_000)) - 0.1).abs() < 1e-9, "that limit is far");
-        assert!((verify_s(&[(7, 100_000)], None) - 0.05).abs() < 1e-9, "nothing is known of that one");
+        // Two megabytes a second together, of which the first has a tenth.
+        assert!((landing_s(&[(2, 100_000)], None) - 0.05).abs() < 1e-9, "it has all of it when it is alone");
+        assert!((landing_s(&[(0, 20_000), (2, 180_000)], None) - 0.1).abs() < 1e-9, "side by side");
+        assert!((landing_s(&[(0, 100_000)], None) - 0.5).abs() < 1e-9, "it is no quicker when it is alone");
+        assert!((landing_s(&[(0, 100_000)], Some(2_000_000)) - 0.05).abs() < 1e-9, "it gets what both have shared");
+        assert!((landing_s(&[(0, 100_000)], Some(9_000_000)) - 0.5).abs() < 1e-9, "that limit is far");
+        assert!((landing_s(&[(7, 100_000)], None) - 0.05).abs() < 1e-9, "nothing is known of that one");
     }
 
     #[test]
