@@ -1,21 +1,25 @@
 """What others move between two processes of this machine, in turn with xfer: `make bench-peers`.
 
 Each peer is a pair of processes that stay. A round moves some buffers of one size from one process into memory of the other, one
-after the other, each confirmed; the rounds of all peers follow each other, so that whatever else the machine does hits all alike. What
-isn't installed, or doesn't start here, is a sentence below the table.
+after the other, each confirmed, after as many that don't count; the rounds of all peers follow each other, so that whatever else the
+machine does hits all alike. Whose turn it isn't is stopped (SIGSTOP) meanwhile: some of them spin whether they have something to do or
+not, and would be measured beside all others. What isn't installed, or doesn't start here, is a sentence below the table.
 
-    python peers.py XFER_BENCH [--sizes-kib N,N,...] [--rounds N] [--only NAME,NAME]
+    python peers.py XFER_BENCH [--sizes-kib N,N,...] [--rounds N] [--only NAME,NAME] [--ucx-put PROGRAM]
 
-UCX is measured by its own program, ucx_perftest, which spins at both ends and has no checksums: a put that is answered by one of the same
-size, half of both. Below the table of sizes stands one of 8 bytes, one way.
+UCX spins at both ends and has no checksums. Its puts into memory are measured by ucx_put.c, until a flush says that they have arrived, as
+long as its programs can be built here. Below the table of sizes stands one of 8 bytes one way, half a round trip in which nothing is
+confirmed but by its answer: there UCX is measured by its own ucx_perftest.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import ctypes
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -198,35 +202,43 @@ PEERS: dict[str, tuple[Callable[[Wire, int, bool], Move], dict[str, str]]] = {
     "Mooncake tcp": (mooncake, {}),
 }
 
+# What UCX puts by itself, and how: NIXL above is over it too.
+UCX: dict[str, str] = {"UCX put tcp": "tcp", "UCX put shm": "shm"}
+
+# As it is, and with ends that spin for as long as UCX's take to answer.
+LOOKS = ["--busy-poll", "50"]
 XFER: dict[str, list[str]] = {
     "xfer tcp": ["--transport", "tcp"],
+    "xfer tcp, looks": ["--transport", "tcp", *LOOKS],
     "xfer shm": ["--transport", "shm"],
     "xfer arena": ["--transport", "shm", "--mem", "shared"],
+    "xfer arena, looks": ["--transport", "shm", "--mem", "shared", *LOOKS],
 }
-
-
-# What UCX moves by itself, and how: NIXL above is over it too.
-UCX: dict[str, str] = {"UCX put tcp": "tcp", "UCX put shm": "shm"}
 
 # 8 bytes one way: by whom, and with which arguments. UCX spins; so does xfer where it is told to look.
 LATENCIES: dict[str, tuple[str, list[str]]] = {
     "UCX tag tcp": ("tcp", ["-t", "tag_lat"]),
-    "UCX put tcp": ("tcp", ["-t", "ucp_put_lat"]),
+    "UCX put tcp, 1 way": ("tcp", ["-t", "ucp_put_lat"]),
     "UCX tag shm": ("shm", ["-t", "tag_lat"]),
     "xfer tcp": ("", ["--transport", "tcp"]),
-    "xfer tcp, looks": ("", ["--transport", "tcp", "--busy-poll", "50"]),
+    "xfer tcp, looks": ("", ["--transport", "tcp", *LOOKS]),
     "xfer shm": ("", ["--transport", "shm"]),
-    "xfer shm, looks": ("", ["--transport", "shm", "--busy-poll", "50", "--pin-cores", "0,1"]),
+    "xfer shm, looks": ("", ["--transport", "shm", *LOOKS, "--pin-cores", "0,1"]),
 }
 
 
-def ucx(transports: str, size: int, iters: int, arguments: list[str]) -> float:
-    """Seconds one way, the median of a run of ucx_perftest."""
+def ucx_environment(transports: str) -> tuple[str, dict[str, str]]:
+    """Where UCX lies, and what a program of it needs to know."""
     import libucx
 
     root = os.path.dirname(libucx.__file__)
     libraries = {"LD_LIBRARY_PATH": f"{root}/lib", "UCX_MODULE_DIR": f"{root}/lib/ucx"}
-    environment = os.environ | libraries | {"UCX_TLS": transports, "UCX_WARN_UNUSED_ENV_VARS": "n"}
+    return root, os.environ | libraries | {"UCX_TLS": transports, "UCX_WARN_UNUSED_ENV_VARS": "n"}
+
+
+def ucx(transports: str, size: int, iters: int, arguments: list[str]) -> float:
+    """Seconds one way, the median of a run of ucx_perftest."""
+    root, environment = ucx_environment(transports)
     program = f"{root}/bin/ucx_perftest"
     os.chmod(program, 0o755)
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -262,8 +274,9 @@ def serve(name: str, port: int, is_sender: bool) -> None:
     wire = Wire(port, is_sender)
     move = make(wire, port + 1, is_sender)
     for line in sys.stdin:
-        size, count = map(int, line.split())
-        move(size)
+        size, warm, count = map(int, line.split())
+        for _ in range(warm):
+            move(size)
         started = time.perf_counter()
         for _ in range(count):
             move(size)
@@ -271,35 +284,50 @@ def serve(name: str, port: int, is_sender: bool) -> None:
 
 
 class Pair:
-    """Both processes of a peer."""
+    """Both processes of a peer, which are stopped unless it is their turn."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, ucx_put: str) -> None:
         self.name = name
         with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
-        environment = os.environ | PEERS[name][1]
+            port = str(probe.getsockname()[1])
+        if name in UCX:
+            command, environment = [ucx_put, port], ucx_environment(UCX[name])[1]
+        else:
+            command, environment = [sys.executable, __file__, "--serve", name, port], os.environ | PEERS[name][1]
         self.logs = [open(f"/tmp/xfer-peers-{os.getpid()}-{port}-{end}", "w+") for end in range(2)]
         self.ends = [
             subprocess.Popen(
-                [sys.executable, __file__, "--serve", name, str(port), role],
+                [*command, role],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
                 env=environment,
+                # A group of its own: what it may start is stopped along with it.
+                process_group=0,
             )
             for role, log in zip(("receiver", "sender"), self.logs)
         ]
+        # A process that is stopped outlives whoever forgets it.
+        atexit.register(self.end)
 
     def round(self, size: int) -> float:
-        """Seconds of a round."""
+        """Seconds that a buffer takes in a round."""
         count = iterations(size)
+        self._signal(signal.SIGCONT)
         for end in self.ends:
             assert end.stdin
-            end.stdin.write(f"{size} {count}\n")
+            end.stdin.write(f"{size} {count} {count}\n")
             end.stdin.flush()
         took = [self._took(end) for end in self.ends]
+        self._signal(signal.SIGSTOP)
         return took[1] / count
+
+    def _signal(self, number: signal.Signals) -> None:
+        for end in self.ends:
+            # Its number is its own until it has been waited for.
+            if end.returncode is None:
+                os.killpg(end.pid, number)
 
     def _took(self, end: subprocess.Popen[str]) -> float:
         assert end.stdout
@@ -317,8 +345,9 @@ class Pair:
         return lines[-1] if lines else "it ended without a word"
 
     def end(self) -> None:
+        atexit.unregister(self.end)
+        self._signal(signal.SIGKILL)
         for end, log in zip(self.ends, self.logs):
-            end.kill()
             end.wait()
             log.close()
             os.unlink(log.name)
@@ -326,7 +355,8 @@ class Pair:
 
 def xfer(program: str, arguments: list[str], size: int) -> float:
     """Seconds that xfer takes for one buffer, applied and verified."""
-    command = [program, "--loopback", "-s", str(size), "-n", str(iterations(size)), "-w", "1", "--no-verify", "--json", "-"]
+    count = str(iterations(size))
+    command = [program, "--loopback", "-s", str(size), "-n", count, "-w", count, "--no-verify", "--json", "-"]
     done = subprocess.run(command + arguments, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     result = json.loads(done.stdout)["results"][0]
     return result["span_us"] / 1e6 / result["iters"]
@@ -347,20 +377,26 @@ def main() -> None:
     parser.add_argument("--sizes-kib", default="64,1024,16384,262144")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="")
+    parser.add_argument("--ucx-put", default="")
     options = parser.parse_args()
     sizes = [int(size) << 10 for size in options.sizes_kib.split(",")]
-    pairs, absent = {}, {}
-    for name in PEERS:
+    pairs: dict[str, Pair] = {}
+    absent: dict[str, str] = {}
+    for name in [*PEERS, *UCX]:
         if options.only and name not in options.only.split(","):
             continue
-        pair = Pair(name)
+        if name in UCX and not options.ucx_put:
+            absent[name] = "its program could not be built"
+            continue
+        pair = None
         try:
+            pair = Pair(name, options.ucx_put)
             pair.round(sizes[0])
             pairs[name] = pair
-        except (RuntimeError, OSError) as error:
+        except (ImportError, RuntimeError, OSError) as error:
             absent[name] = str(error)
-            pair.end()
-    programs = {name: how for name, how in UCX.items() if not options.only or name in options.only.split(",")}
+            if pair:
+                pair.end()
     rates: dict[tuple[str, int], list[float]] = {}
     times: dict[str, list[float]] = {}
     for _ in range(options.rounds):
@@ -371,27 +407,24 @@ def main() -> None:
                 except (RuntimeError, OSError) as error:
                     absent[name] = f"{error} (at {size} bytes)"
                     pairs.pop(name).end()
-            for name, transports in list(programs.items()):
-                try:
-                    seconds = ucx(transports, size, iterations(size), ["-t", "ucp_put_lat"])
-                    rates.setdefault((name, size), []).append(size / seconds / 1e9)
-                except (ImportError, RuntimeError, OSError, subprocess.TimeoutExpired) as error:
-                    absent[name] = str(error)
-                    programs.pop(name)
             for name, arguments in XFER.items():
                 rates.setdefault((name, size), []).append(size / xfer(options.xfer_bench, arguments, size) / 1e9)
         for name, (transports, arguments) in LATENCIES.items():
-            if not transports or programs:
+            if name in absent:
+                continue
+            try:
                 times.setdefault(name, []).append(latency(options.xfer_bench, transports, arguments) * 1e6)
+            except (ImportError, RuntimeError, OSError, subprocess.TimeoutExpired) as error:
+                absent[name] = str(error)
     print(f"GB/s, median of {options.rounds} rounds in turn, one buffer at a time, confirmed; least and most in brackets")
-    print(f"{'':14}" + "".join(f"{f'{size >> 10} KiB':>22}" for size in sizes))
-    for name in [*pairs, *programs, *XFER]:
+    print(f"{'':18}" + "".join(f"{f'{size >> 10} KiB':>22}" for size in sizes))
+    for name in [*pairs, *XFER]:
         cells = [rates.get((name, size), []) for size in sizes]
         shown = [f"{statistics.median(cell):.2f} ({min(cell):.2f}-{max(cell):.2f})" if cell else "-" for cell in cells]
-        print(f"{name:14}" + "".join(f"{cell:>22}" for cell in shown))
+        print(f"{name:18}" + "".join(f"{cell:>22}" for cell in shown))
     print("8 bytes one way, us, median of the rounds' medians; least and most in brackets")
     for name, rounds in times.items():
-        print(f"{name:16}{statistics.median(rounds):>8.1f} ({min(rounds):.1f}-{max(rounds):.1f})")
+        print(f"{name:18}{statistics.median(rounds):>8.1f} ({min(rounds):.1f}-{max(rounds):.1f})")
     for name, why in absent.items():
         print(f"{name}: not measured: {why}")
     for pair in pairs.values():

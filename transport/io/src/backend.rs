@@ -94,16 +94,16 @@ pub trait Link: Send {
         false
     }
 
-    /// Whether there is anything to look at other than [`Link::readiness`], for whoever looks instead of sleeping.
-    fn can_be_peeked(&self) -> bool {
-        false
+    /// What there is to look at, for whoever looks instead of sleeping.
+    fn sight(&self) -> Sight {
+        Sight::None
     }
 
     /// Somebody begins to look, or stops. Ask [`Link::peek`] meanwhile, and once more after the end.
     fn look(&mut self, _begins: bool) {}
 
-    /// Whether something has arrived that [`Link::readiness`] may not tell of. Costs next to nothing.
-    fn peek(&self) -> bool {
+    /// Whether something has arrived, as far as its [`Sight`] goes.
+    fn peek(&mut self) -> bool {
         false
     }
 
@@ -138,6 +138,17 @@ pub trait Link: Send {
 
     /// Says that nothing more will be sent. What was sent before still arrives.
     fn finish(&mut self);
+}
+
+/// What whoever looks for something to arrive can see of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    /// Nothing before [`Link::readiness`] tells of it.
+    None,
+    /// Memory, for next to nothing; what is not there [`Link::readiness`] tells of.
+    Memory,
+    /// Everything that [`Link::readiness`] tells of, for a system call: nobody else has to be told of it meanwhile.
+    Everything,
 }
 
 /// Something to send.

@@ -24,7 +24,7 @@ use crate::flight::FlightRecord;
 use crate::grants::{Grant, random_u64};
 use crate::greeting::{Accepting, Pending, Side};
 use crate::hub::{Channel, Incoming, PeerEvent};
-use crate::limits::{ACCEPT_WAIT, FAREWELL, LINGER, LOOKS_BEFORE_YIELD, REDIAL_EVERY, SHUTDOWN_REST};
+use crate::limits::{ACCEPT_WAIT, FAREWELL, LINGER, LOOK_AHEAD, LOOKED_AT_MAX, REDIAL_EVERY, SHUTDOWN_REST};
 use crate::loans::{Borrowed, Loan};
 use crate::memory::{Region, Slice};
 use crate::peer::Peer;
@@ -32,7 +32,7 @@ use crate::peers::Peers;
 use crate::shared::Shared;
 use crate::stats::{Stats, add};
 use crate::transfer::{Transfer, TransferHandle};
-use crate::worker::{Looking, Worker};
+use crate::worker::{Looking, Pace, Seen, Worker};
 
 /// Why a way is not taken that could be.
 const UNSTEADY: &str =
@@ -63,6 +63,8 @@ struct Inner {
     peers: Arc<Peers>,
     dialer: Arc<Dialer>,
     backends: Vec<Arc<dyn Backend>>,
+    /// Of those who wait for messages.
+    pace: Mutex<Pace>,
     /// Dropping it ends the thread that tends to lost links.
     tend: Mutex<Option<SyncSender<()>>>,
 }
@@ -83,7 +85,7 @@ impl Endpoint {
         let peers = Arc::new(Peers::new(Arc::clone(&shared)));
         let dialer = Arc::new(Dialer::new(Arc::clone(&shared), Arc::clone(&peers), backends.clone()));
         let (tend, ended) = sync_channel(1);
-        let inner = Inner { shared, peers, dialer, backends, tend: Mutex::new(Some(tend)) };
+        let inner = Inner { shared, peers, dialer, backends, pace: Mutex::default(), tend: Mutex::new(Some(tend)) };
         inner.start_threads(ended)?;
         Ok(Self(Arc::new(inner)))
     }
@@ -223,30 +225,51 @@ impl Endpoint {
 
     /// The next message of a subscription; nothing at the end of all, or if there is none within `timeout`.
     ///
-    /// With [`EndpointConfig::busy_poll`] the calling thread looks for it without sleeping for that long, and takes in by
-    /// itself what peers on this machine send meanwhile: no other thread has to run between a message and its receiver.
+    /// The calling thread looks for it before it sleeps, and takes in by itself what peers send meanwhile, so that no other thread
+    /// has to run between a message and its receiver: with [`EndpointConfig::busy_poll`] for that long; else for a moment, as
+    /// long as that has paid and there are few peers.
     pub fn next(&self, messages: &Receiver<Incoming>, timeout: Option<Duration>) -> Option<Incoming> {
         let started = Instant::now();
-        let busy_poll = self.0.shared.busy_poll.min(timeout.unwrap_or(Duration::MAX));
-        if !busy_poll.is_zero() {
-            let looking: Vec<Looking> = self.0.peers.all().iter().filter_map(Peer::look).collect();
-            let looks = if looking.is_empty() { 1 } else { LOOKS_BEFORE_YIELD };
-            let mut received = Err(TryRecvError::Empty);
-            let _ = self.0.shared.look_for(busy_poll, looks, || {
-                looking.iter().for_each(Looking::once);
-                received = messages.try_recv();
-                !matches!(received, Err(TryRecvError::Empty))
-            });
-            match received {
-                Ok(message) => return Some(message),
-                Err(TryRecvError::Disconnected) => return None,
-                Err(TryRecvError::Empty) => {}
+        let most = timeout.unwrap_or(Duration::MAX);
+        let busy_poll = self.0.shared.busy_poll.min(most);
+        let mut received = messages.try_recv();
+        if received == Err(TryRecvError::Empty) && !most.is_zero() {
+            if !busy_poll.is_zero() {
+                let _ = self.look_for(messages, &mut received, busy_poll, self.0.peers.all());
+            } else if let Ok(mut pace) = self.0.pace.try_lock() {
+                let peers =
+                    || Some(self.0.peers.all()).filter(|peers| peers.len() <= LOOKED_AT_MAX).unwrap_or_default();
+                let _ = pace.look(|| self.look_for(messages, &mut received, LOOK_AHEAD.min(most), peers()));
             }
+        }
+        match received {
+            Ok(message) => return Some(message),
+            Err(TryRecvError::Disconnected) => return None,
+            Err(TryRecvError::Empty) => {}
         }
         match timeout {
             None => messages.recv().ok(),
             Some(timeout) => messages.recv_timeout(timeout.saturating_sub(started.elapsed())).ok(),
         }
+    }
+
+    fn look_for(
+        &self,
+        messages: &Receiver<Incoming>,
+        received: &mut Result<Incoming, TryRecvError>,
+        least: Duration,
+        peers: Vec<Arc<Peer>>,
+    ) -> Seen {
+        let looking: Vec<Looking> = peers.iter().filter_map(Peer::look).collect();
+        if looking.is_empty() && self.0.shared.busy_poll.is_zero() {
+            return Seen::No;
+        }
+        let looks = looking.iter().map(Looking::looks).min().unwrap_or(1);
+        self.0.shared.look_for(least, looks, || {
+            looking.iter().for_each(Looking::once);
+            *received = messages.try_recv();
+            !matches!(received, Err(TryRecvError::Empty))
+        })
     }
 
     /// Lets `peer` read `from` where it lies, without a copy and however long it is, until it gives it back; whoever

@@ -159,10 +159,10 @@ impl Intake {
         !(self.acks.is_empty() && self.replies.is_empty() && self.messages.is_empty())
     }
 
-    /// Whether something has arrived that is more than a sign of life.
+    /// Whether something has arrived that is more than a sign of life, or is arriving.
     pub(crate) fn has_work(&self) -> bool {
         let works = |(header, _): &(FrameHeader, Bytes)| header.kind != FrameKind::Beat;
-        !(self.acks.is_empty() && self.replies.is_empty()) || self.messages.iter().any(works)
+        self.chunk.is_some() || !(self.acks.is_empty() && self.replies.is_empty()) || self.messages.iter().any(works)
     }
 
     /// Bytes have arrived, of whatever kind: the other end is alive.

@@ -44,6 +44,16 @@ pub const SLEEPS_PER_LOOK_MAX: u32 = 64;
 /// one, every look is in its way, and where it doesn't, an offer that nobody takes costs about as much.
 pub const LOOKS_BEFORE_YIELD: usize = 16;
 
+/// The same where each look is a system call.
+pub const CALLS_BEFORE_YIELD: usize = 4;
+
+/// Peers at which whoever waits for a message of any looks for a moment without being told to: each costs a call or two a look.
+pub const LOOKED_AT_MAX: usize = 4;
+
+/// How often a thread tries to get at a link that another looks at, which has it for one system call at a time: a microsecond or two. After
+/// that it does something else with it.
+pub const LOOKED_AT_TRIES: u32 = 128;
+
 /// Whoever gets the processor back later than this has offered it to somebody who computes, and who would have it again at the
 /// next offer: from then on sleeping is the sooner way to get it.
 pub const YIELD_MAX: Duration = Duration::from_micros(500);

@@ -201,7 +201,7 @@ impl Peer {
         let is_short = transfer.len_bytes <= INLINE_SEEN_BYTES_MAX;
         if !busy_poll.is_zero() {
             let looking = self.look();
-            let looks = if looking.is_some() { LOOKS_BEFORE_YIELD } else { 1 };
+            let looks = looking.as_ref().map_or(1, Looking::looks);
             let _ = self.shared.look_for(busy_poll, looks, || {
                 looking.iter().for_each(Looking::once);
                 transfer.is_over()
@@ -215,7 +215,8 @@ impl Peer {
         let least = least.min(timeout.unwrap_or(Duration::MAX));
         let _ = pace.look(|| {
             let looking = Looking::alone_at(worker, Arc::clone(self));
-            self.shared.look_for(least, LOOKS_BEFORE_YIELD, || {
+            let looks = looking.as_ref().map_or(LOOKS_BEFORE_YIELD, Looking::looks);
+            self.shared.look_for(least, looks, || {
                 looking.iter().for_each(Looking::once);
                 transfer.is_over()
             })

@@ -4,37 +4,39 @@ mod look;
 pub(crate) mod pulse;
 mod receive;
 mod send;
+#[cfg(test)]
+mod tests;
+mod watch;
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
-use std::time::{Duration, Instant};
-use std::{io, thread};
+use std::time::Instant;
+use std::{hint, io, thread};
 
 use bytes::Bytes;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::epoll::EventFlags;
 use xfer_transport_core::limits::OWN_PAUSE_MIN;
 use xfer_transport_core::link::{Due, Event, LinkMachine};
 use xfer_transport_core::message::{Greeting, LinkRole};
 use xfer_transport_core::path::LinkId;
 use xfer_transport_core::{BackendId, Time};
 
-use crate::backend::{Interest, Link, LinkError, Manner, Op};
+use crate::backend::{Interest, Link, LinkError, Manner, Op, Sight};
 use crate::backlog::Backlog;
 use crate::error::DownReason;
 use crate::greeting::Side;
 use crate::intake::{Intake, Slot};
-use crate::limits::{FAREWELL, INLINE_SEEN_BYTES_MAX, LOOK_AHEAD, RETRY_SUBSCRIBER_AFTER};
+use crate::limits::{FAREWELL, INLINE_SEEN_BYTES_MAX, LOOK_AHEAD, LOOKED_AT_TRIES, RETRY_SUBSCRIBER_AFTER};
 use crate::peer::Peer;
 use crate::shared::{Running, Shared};
-use crate::wake::Wake;
 use crate::worker::pulse::Pulse;
 
-pub(crate) use self::look::{Looking, Pace, Seen, look_for};
+use self::watch::Watch;
 
-type Readiness = Arc<dyn AsFd + Send + Sync>;
+pub(crate) use self::look::{Looking, Pace, Seen, look_for};
 
 /// One link and its thread.
 pub(crate) struct Worker {
@@ -43,14 +45,13 @@ pub(crate) struct Worker {
     role: OnceLock<LinkRole>,
     shared: Arc<Shared>,
     slot: Arc<Slot>,
-    wake: Wake,
-    readiness: Readiness,
+    watch: Watch,
     process: Option<Arc<OwnedFd>>,
     /// Whether the link would send more if it had something.
     hungry: AtomicBool,
     wish: AtomicU8,
-    /// Whether there is something to look at before the kernel says so.
-    can_be_peeked: bool,
+    /// What whoever looks can see of the link.
+    sight: Sight,
     /// Whether the link has to be told that somebody is about to wait for it.
     rests: bool,
     /// Threads other than its own that look for what arrives: it needs not, then.
@@ -65,6 +66,8 @@ struct Inside {
     link: Box<dyn Link>,
     intake: Intake,
     machine: LinkMachine,
+    /// What of the link its thread is told of.
+    told: EventFlags,
     peer: Option<Arc<Peer>>,
     /// What goes before everything else.
     greetings: VecDeque<Bytes>,
@@ -118,12 +121,11 @@ impl Worker {
             role: OnceLock::new(),
             shared: Arc::clone(shared),
             slot,
-            wake: Wake::new()?,
-            readiness: link.readiness(),
+            watch: Watch::new(link.readiness())?,
             process: link.process(),
             hungry: AtomicBool::new(false),
             wish: AtomicU8::new(Wish::Run as u8),
-            can_be_peeked: link.can_be_peeked(),
+            sight: link.sight(),
             rests: link.rests(),
             callers: AtomicUsize::new(0),
             came_around: AtomicU64::new(shared.now().as_nanos()),
@@ -131,6 +133,7 @@ impl Worker {
                 link,
                 intake,
                 machine: LinkMachine::new(shared.now()),
+                told: EventFlags::empty(),
                 peer: None,
                 greetings: side.first_words().iter().map(Greeting::encode).collect(),
                 beat: false,
@@ -178,20 +181,20 @@ impl Worker {
 
     /// Makes the link's thread look at everything anew.
     pub(crate) fn wake(&self) {
-        self.wake.wake();
+        self.watch.wake.wake();
     }
 
     /// Ends the link as soon as its thread looks.
     pub(crate) fn stop(&self) {
         self.wish.store(Wish::Stop as u8, Ordering::SeqCst);
-        self.wake.wake();
+        self.watch.wake.wake();
     }
 
     /// Lets the link say goodbye and end.
     pub(crate) fn leave(&self) {
         let run = Wish::Run as u8;
         let _ = self.wish.compare_exchange(run, Wish::Leave as u8, Ordering::SeqCst, Ordering::SeqCst);
-        self.wake.wake();
+        self.watch.wake.wake();
     }
 
     /// There may be something to send. With `inline` it is sent right here if that goes without waiting. `false` if
@@ -201,41 +204,67 @@ impl Worker {
             return false;
         }
         if !inline {
-            self.wake.wake();
+            self.watch.wake.wake();
             return true;
         }
-        let mut inside = match self.inside.try_lock() {
-            Ok(inside) => inside,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                self.wake.wake();
-                return true;
-            }
+        let Some(mut inside) = self.lock_soon() else {
+            self.watch.wake.wake();
+            return true;
         };
         let all = self.send(&mut inside, self.shared.now(), INLINE_SEEN_BYTES_MAX);
         if !all {
-            self.wake.wake();
+            self.watch.wake.wake();
         }
-        self.wake_if_waiting(&inside);
+        self.wake_if_waiting(&mut inside);
         true
+    }
+
+    /// The lock, if nobody has it or who has it only looks.
+    fn lock_soon(&self) -> Option<MutexGuard<'_, Inside>> {
+        let asks = self.sight == Sight::Everything && self.callers.load(Ordering::SeqCst) > 0;
+        for _ in 0..if asks { LOOKED_AT_TRIES } else { 1 } {
+            match self.inside.try_lock() {
+                Ok(inside) => return Some(inside),
+                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) => hint::spin_loop(),
+            }
+        }
+        None
     }
 
     /// Wakes the link's thread for something to send, if it sleeps and nobody has woken it yet.
     pub(crate) fn wake_if_idle(&self) -> bool {
-        let sleeps = !self.wake.is_asked() && self.inside.try_lock().is_ok();
+        let sleeps = !self.watch.wake.is_asked() && self.inside.try_lock().is_ok();
         let wakes = sleeps && self.hungry.load(Ordering::SeqCst);
         if wakes {
-            self.wake.wake();
+            self.watch.wake.wake();
         }
         wakes
     }
 
-    /// Something was sent by another thread: the link's own sleeps on what the link waited for before that.
-    fn wake_if_waiting(&self, inside: &Inside) {
-        let interest = inside.link.interest();
-        if interest.writable || interest.at_once || inside.held.is_some() || inside.paced_until.is_some() {
-            self.wake.wake();
+    /// Something was done by another thread: the link's own sleeps on what the link waited for before that.
+    fn wake_if_waiting(&self, inside: &mut Inside) {
+        let is_told = self.sight == Sight::Everything;
+        let interest = if is_told { self.tell(inside) } else { inside.link.interest() };
+        let writable = interest.writable && !is_told;
+        if writable || interest.at_once || inside.held.is_some() || inside.paced_until.is_some() {
+            self.watch.wake.wake();
         }
+    }
+
+    /// Lets the link's thread be told of what the link waits for, which is returned; but not of what somebody else sees, who looks
+    /// at it. Whoever changes one of the two has the lock, and comes here before it lets go.
+    fn tell(&self, inside: &mut Inside) -> Interest {
+        let interest = inside.link.interest();
+        let is_seen = self.sight == Sight::Everything && self.callers.load(Ordering::SeqCst) > 0;
+        let mut flags = EventFlags::empty();
+        flags.set(EventFlags::IN, interest.readable && !is_seen);
+        flags.set(EventFlags::OUT, interest.writable);
+        if flags != inside.told {
+            self.watch.tell_of(flags);
+            inside.told = flags;
+        }
+        interest
     }
 
     // The thread.
@@ -296,7 +325,7 @@ impl Worker {
 
     /// Everything that there is to do now. Whether the other end has introduced itself: then there is more.
     pub(crate) fn step(self: &Arc<Self>, side: &mut Side) -> Result<bool, DownReason> {
-        self.wake.clear();
+        self.watch.wake.clear();
         self.came_around.store(self.shared.now().as_nanos(), Ordering::Relaxed);
         if self.wish.load(Ordering::SeqCst) != Wish::Run as u8 {
             return Err(self.leave_or_stop());
@@ -386,35 +415,23 @@ impl Worker {
             let link = inside.link.poll_timeout().map(|at| at.saturating_duration_since(Instant::now()));
             let retry = peer.filter(|peer| peer.backlog.is_stuck()).map(|_| RETRY_SUBSCRIBER_AFTER);
             let timeout = [timeout, link, retry].into_iter().flatten().min();
-            (inside.link.interest(), timeout, std::mem::take(&mut inside.worked))
+            (self.tell(&mut inside), timeout, std::mem::take(&mut inside.worked))
         };
         if interest.at_once {
             return;
         }
         let timeout = timeout.unwrap_or(FAREWELL);
-        if self.look(interest, timeout, worked.then_some(pace)) {
+        if self.look(timeout, worked.then_some(pace)) {
             return;
         }
         if !self.rests {
-            self.wait(interest, timeout);
+            self.watch.wait(timeout);
         } else if self.callers.load(Ordering::SeqCst) > 0 {
             // They come and go, mostly for as long as an answer takes: so it is not asked to be told each time, but comes itself.
-            self.wait(interest, timeout.min(self.shared.busy_poll.max(LOOK_AHEAD)));
+            self.watch.wait(timeout.min(self.shared.busy_poll.max(LOOK_AHEAD)));
         } else if !self.lock().link.rest() {
-            self.wait(interest, timeout);
+            self.watch.wait(timeout);
         }
-    }
-
-    /// Sleeps until there is something to do, and says whether there is.
-    fn wait(&self, interest: Interest, timeout: Duration) -> bool {
-        let mut flags = PollFlags::empty();
-        flags.set(PollFlags::IN, interest.readable);
-        flags.set(PollFlags::OUT, interest.writable);
-        let mut descriptors =
-            [PollFd::from_borrowed_fd((*self.readiness).as_fd(), flags), PollFd::new(&self.wake, PollFlags::IN)];
-        let timeout = Timespec::try_from(timeout).ok();
-        // Interrupted or failed, the next turn finds out what there is to do.
-        matches!(poll(&mut descriptors, timeout.as_ref()), Ok(1..))
     }
 
     // Beginning and end.
@@ -456,7 +473,7 @@ impl Worker {
         }
         let mut finished = false;
         while let Some(left) = until.checked_duration_since(Instant::now()) {
-            let interest = {
+            let at_once = {
                 let mut inside = self.lock();
                 let inside = &mut *inside;
                 inside.intake.messages.clear();
@@ -470,11 +487,10 @@ impl Worker {
                 if polled.is_err() {
                     return;
                 }
-                let interest = inside.link.interest();
-                Interest { at_once: interest.at_once || inside.link.rest(), ..interest }
+                self.tell(inside).at_once || inside.link.rest()
             };
-            if !interest.at_once {
-                _ = self.wait(interest, left);
+            if !at_once {
+                _ = self.watch.wait(left);
             }
         }
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use xfer_transport_core::BackendId;
 
-use crate::backend::{Backend, Capabilities, Interest, Link, LinkError, Manner, Op};
+use crate::backend::{Backend, Capabilities, Interest, Link, LinkError, Manner, Op, Sight};
 use crate::intake::Intake;
 
 use super::{PATIENCE, eventually};
@@ -160,15 +160,15 @@ impl Link for FlakyLink {
         self.link.sums(len_bytes)
     }
 
-    fn can_be_peeked(&self) -> bool {
-        self.link.can_be_peeked()
+    fn sight(&self) -> Sight {
+        self.link.sight()
     }
 
     fn look(&mut self, begins: bool) {
         self.link.look(begins);
     }
 
-    fn peek(&self) -> bool {
+    fn peek(&mut self) -> bool {
         self.link.peek()
     }
 

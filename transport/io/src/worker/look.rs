@@ -1,7 +1,7 @@
 //! Looking for what arrives instead of sleeping: by the link's own thread, or by one that waits for something anyway.
 //!
-//! Where both ends see the same memory that is done for a moment without being told to, while something is under way and such
-//! looks find something: see [`Pace`].
+//! That is done for a moment without being told to, while something is under way and such looks find something: see [`Pace`]. Where both
+//! ends see the same memory there is a mailbox to look at; on a connection of TCP the kernel is asked, again and again.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,70 +12,67 @@ use xfer_transport_core::link::State;
 use xfer_transport_core::message::LinkRole;
 
 use super::{Inside, Worker};
-use crate::backend::Interest;
+use crate::backend::Sight;
 use crate::backlog::Backlog;
-use crate::limits::{LOOK_AHEAD, LOOKS_BEFORE_YIELD, SLEEPS_PER_LOOK_MAX, YIELD_MAX};
+use crate::limits::{CALLS_BEFORE_YIELD, LOOK_AHEAD, LOOKS_BEFORE_YIELD, SLEEPS_PER_LOOK_MAX, YIELD_MAX};
 use crate::peer::Peer;
 
 impl Worker {
     /// Looks whether there is something to do without sleeping: as long as it was told to, or for a moment if there is a pace
     /// that says that this pays.
-    pub(super) fn look(&self, interest: Interest, timeout: Duration, pace: Option<&mut Pace>) -> bool {
+    pub(super) fn look(&self, timeout: Duration, pace: Option<&mut Pace>) -> bool {
         let least = self.shared.busy_poll.min(timeout);
         // Whoever looks here meanwhile takes in what arrives, and does so without waking anybody.
         if self.callers.load(Ordering::SeqCst) > 0 {
             return false;
         }
-        if least.is_zero() {
-            let pace = pace.filter(|_| self.can_be_peeked && self.role() != LinkRole::Beat);
-            return pace.is_some_and(|pace| pace.look(|| self.glance(timeout)) != Seen::No);
+        if !least.is_zero() {
+            return self.look_for(least, true) == Seen::Yes && self.callers.load(Ordering::SeqCst) == 0;
         }
-        if self.can_be_peeked {
-            self.lock().look(true);
-        }
-        let mut found = false;
-        let looks = if self.can_be_peeked { LOOKS_BEFORE_YIELD } else { 1 };
-        let _ = self.shared.look_for(least, looks, || {
-            found = self.is_peeked() || self.wait(interest, Duration::ZERO);
-            found || self.callers.load(Ordering::SeqCst) > 0
-        });
-        if self.can_be_peeked {
-            let mut inside = self.lock();
-            inside.look(false);
-            found |= inside.link.peek();
-        }
-        found
+        let pace = pace.filter(|_| self.sight != Sight::None && self.role() != LinkRole::Beat);
+        let asks = self.sight == Sight::Everything;
+        pace.is_some_and(|pace| pace.look(|| self.look_for(LOOK_AHEAD.min(timeout), asks)) != Seen::No)
     }
 
-    /// Looks for a moment at what both ends see, and nothing else.
-    fn glance(&self, timeout: Duration) -> Seen {
-        self.lock().look(true);
-        let seen = self.shared.look_for(LOOK_AHEAD.min(timeout), LOOKS_BEFORE_YIELD, || {
-            self.is_peeked() || self.wake.is_asked() || self.callers.load(Ordering::SeqCst) > 0
+    /// Looks at what both ends see, and if it `asks` at what the thread would be told of; until somebody else looks.
+    fn look_for(&self, least: Duration, asks: bool) -> Seen {
+        let sees_memory = self.sight == Sight::Memory;
+        if sees_memory {
+            self.lock().look(true);
+        }
+        let looks = if self.sight == Sight::None { 1 } else { LOOKS_BEFORE_YIELD };
+        let seen = self.shared.look_for(least, looks, || {
+            let is_told = || if asks { self.watch.wait(Duration::ZERO) } else { self.watch.wake.is_asked() };
+            sees_memory && self.is_peeked() || is_told() || self.callers.load(Ordering::SeqCst) > 0
         });
-        let mut inside = self.lock();
-        inside.look(false);
-        if inside.link.peek() && seen != Seen::HeldUp { Seen::Yes } else { seen }
+        if sees_memory {
+            let mut inside = self.lock();
+            inside.look(false);
+            if inside.link.peek() && seen != Seen::HeldUp {
+                return Seen::Yes;
+            }
+        }
+        seen
     }
 
     /// Whoever has the lock sends or takes in, and needs it undisturbed.
     fn is_peeked(&self) -> bool {
-        self.can_be_peeked && self.inside.try_lock().is_ok_and(|inside| inside.link.peek())
+        self.inside.try_lock().is_ok_and(|mut inside| inside.link.peek())
     }
 
-    /// Takes in what can be seen without the kernel's help, unless somebody else does just now.
+    /// Takes in what can be seen without being told of it, unless somebody else does just now.
     fn look_once(self: &Arc<Self>, peer: &Arc<Peer>) {
         let mut news = false;
         {
             let Ok(mut inside) = self.inside.try_lock() else { return };
             let inside = &mut *inside;
-            if !inside.link.peek() || inside.over.is_some() || inside.machine.state() != State::Open {
+            if inside.over.is_some() || inside.machine.state() != State::Open || !inside.link.peek() {
                 return;
             }
             // There is nobody to greet on an open link.
             if let Err(reason) = self.turn_of(inside, &mut news, true) {
                 inside.over = Some(reason);
-                self.wake.wake();
+                self.watch.wake.wake();
             }
             self.wake_if_waiting(inside);
         }
@@ -83,7 +80,7 @@ impl Worker {
         Backlog::offer(peer, None);
         if peer.backlog.is_stuck() {
             // The link's own thread offers it again soon, once it knows.
-            self.wake.wake();
+            self.watch.wake.wake();
         }
         match news {
             true => peer.kick(),
@@ -167,14 +164,14 @@ pub(crate) struct Looking {
 impl Looking {
     /// Nothing where there is nothing to look at: then the link's own thread looks.
     pub(crate) fn at(worker: Arc<Worker>, peer: Arc<Peer>) -> Option<Self> {
-        if !worker.can_be_peeked {
+        if worker.sight == Sight::None {
             return None;
         }
         worker.callers.fetch_add(1, Ordering::SeqCst);
         {
             let mut inside = worker.lock();
             inside.look(true);
-            worker.wake_if_waiting(&inside);
+            worker.wake_if_waiting(&mut inside);
         }
         Some(Self { worker, peer })
     }
@@ -182,6 +179,11 @@ impl Looking {
     /// Nothing where somebody else looks already.
     pub(crate) fn alone_at(worker: Arc<Worker>, peer: Arc<Peer>) -> Option<Self> {
         (worker.callers.load(Ordering::SeqCst) == 0).then(|| Self::at(worker, peer)).flatten()
+    }
+
+    /// How often to look before the processor is offered to others.
+    pub(crate) fn looks(&self) -> usize {
+        if self.worker.sight == Sight::Everything { CALLS_BEFORE_YIELD } else { LOOKS_BEFORE_YIELD }
     }
 
     /// Takes in what has arrived.
@@ -193,11 +195,19 @@ impl Looking {
 impl Drop for Looking {
     fn drop(&mut self) {
         self.worker.callers.fetch_sub(1, Ordering::SeqCst);
-        self.worker.lock().look(false);
+        {
+            let mut inside = self.worker.lock();
+            inside.look(false);
+            if self.worker.sight == Sight::Everything {
+                // What comes from here on, or has come and was not seen, its own thread is told of.
+                self.worker.wake_if_waiting(&mut inside);
+                return;
+            }
+        }
         // What has come until then was put for one who looked. If somebody else has the lock, it is the link's own to take.
         self.once();
         if self.worker.lock().link.peek() {
-            self.worker.wake.wake();
+            self.worker.watch.wake.wake();
         }
     }
 }

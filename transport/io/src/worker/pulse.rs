@@ -39,7 +39,7 @@ impl Pulse {
     /// Hears what has arrived, and beats if it is time. Never waits.
     pub(crate) fn attend(&mut self) -> Result<(), DownReason> {
         let worker = &self.worker;
-        worker.wake.clear();
+        worker.watch.wake.clear();
         if worker.wish.load(Ordering::SeqCst) != Wish::Run as u8 {
             return Err(DownReason::ShutDown);
         }
@@ -97,7 +97,7 @@ impl Pulse {
 
     /// The link's own, and what wakes whoever serves it.
     pub(crate) fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
-        [(*self.worker.readiness).as_fd(), self.worker.wake.as_fd()]
+        [(*self.worker.watch.readiness).as_fd(), self.worker.watch.wake.as_fd()]
     }
 
     /// The link is over. This may take a moment, and run callbacks.

@@ -10,7 +10,7 @@ use xfer_transport_core::packet::sum_follows;
 
 use super::receive::Receiver;
 use super::send::Sender;
-use crate::backend::{Interest, Link, LinkError, Manner, Op};
+use crate::backend::{Interest, Link, LinkError, Manner, Op, Sight};
 use crate::intake::Intake;
 use crate::memory::Views;
 
@@ -54,15 +54,15 @@ impl Link for ShmLink {
         self.sender.advance(&self.socket)
     }
 
-    fn can_be_peeked(&self) -> bool {
-        true
+    fn sight(&self) -> Sight {
+        Sight::Memory
     }
 
     fn look(&mut self, begins: bool) {
         self.sender.look(&self.socket, begins);
     }
 
-    fn peek(&self) -> bool {
+    fn peek(&mut self) -> bool {
         self.sender.mail.peek()
     }
 

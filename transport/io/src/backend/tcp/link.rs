@@ -10,7 +10,7 @@ use xfer_transport_core::BackendId;
 
 use super::receive::Receiver;
 use super::send::Sender;
-use crate::backend::{Interest, Link, LinkError, Op};
+use crate::backend::{Interest, Link, LinkError, Op, Sight};
 use crate::intake::Intake;
 
 /// One TCP connection.
@@ -51,6 +51,14 @@ impl Link for TcpLink {
         // What has arrived comes first, and a failure to send last: the words before an end are worth hearing.
         self.receiver.receive(&self.stream, intake)?;
         self.sender.advance(&self.stream)
+    }
+
+    fn sight(&self) -> Sight {
+        Sight::Everything
+    }
+
+    fn peek(&mut self) -> bool {
+        self.receiver.peek(&self.stream)
     }
 
     fn is_drained(&self) -> bool {

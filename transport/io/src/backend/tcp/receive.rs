@@ -5,6 +5,7 @@ use std::io;
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use xfer_transport_core::frame::FrameHeader;
 use xfer_transport_core::limits::FRAME_HEADER_BYTES;
 
@@ -29,17 +30,35 @@ pub(super) struct Receiver {
     end: usize,
     frame: Frame,
     scratch: Option<Box<[u8; SCRATCH_BYTES]>>,
+    /// What came of a read that somebody made who only looked.
+    peeked: Option<io::Result<(usize, usize)>>,
     /// The budget was used up before the socket was empty.
     more: bool,
 }
 
 impl Receiver {
     pub(super) fn new() -> Self {
-        Self { ahead: Box::new([0; AHEAD_BYTES]), start: 0, end: 0, frame: Frame::None, scratch: None, more: false }
+        let (ahead, frame) = (Box::new([0; AHEAD_BYTES]), Frame::None);
+        Self { ahead, start: 0, end: 0, frame, scratch: None, peeked: None, more: false }
     }
 
     pub(super) fn has_more(&self) -> bool {
-        self.more
+        self.more || self.peeked.is_some()
+    }
+
+    /// Whether there is something to receive. What is read ahead is read here, so that finding something costs no call more.
+    pub(super) fn peek(&mut self, stream: &TcpStream) -> bool {
+        if self.has_more() {
+            return true;
+        }
+        if let Frame::Chunk { .. } = self.frame {
+            // It is received where it belongs.
+            return !matches!(poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&Timespec::default())), Ok(0));
+        }
+        let read = self.read_ahead(stream);
+        let is_empty = matches!(&read, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        self.peeked = Some(read).filter(|_| !is_empty);
+        !is_empty
     }
 
     /// Receives until nothing is left, the budget is used up, or somebody has to look at what arrived.
@@ -51,7 +70,7 @@ impl Receiver {
             if self.more {
                 return Ok(());
             }
-            let (wanted, got) = match self.read(stream, intake) {
+            let (wanted, got) = match self.peeked.take().unwrap_or_else(|| self.read(stream, intake)) {
                 Ok((_, 0)) => return Err(LinkError::Closed),
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -93,9 +112,7 @@ impl Receiver {
     /// One read: how much was asked for, and how much came. Everything read ahead has been gone through, but for
     /// the beginning of a header.
     fn read(&mut self, stream: &TcpStream, intake: &mut Intake) -> io::Result<(usize, usize)> {
-        self.ahead.copy_within(self.start..self.end, 0);
-        self.end -= self.start;
-        self.start = 0;
+        self.compact();
         if let Frame::Chunk { len, at } = &mut self.frame {
             // Straight to its place; and behind its end, the next header in the same call.
             let part = (*len - *at).min(PART_BYTES);
@@ -128,12 +145,24 @@ impl Receiver {
             self.end += got.saturating_sub(part);
             return Ok((wanted, got));
         }
+        self.read_ahead(stream)
+    }
+
+    /// The same of what is not a chunk's.
+    fn read_ahead(&mut self, stream: &TcpStream) -> io::Result<(usize, usize)> {
+        self.compact();
         let room = &mut self.ahead[self.end..];
         let part = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
         // SAFETY: `room` is ours, and nothing else looks at it meanwhile.
         let got = unsafe { receive_into(stream, &[part]) }?;
         self.end += got;
         Ok((part.iov_len, got))
+    }
+
+    fn compact(&mut self) {
+        self.ahead.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
     }
 }
 

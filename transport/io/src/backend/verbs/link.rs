@@ -25,7 +25,7 @@ use super::rail::Rail;
 use super::receive::Receiver;
 use super::send::Sender;
 use super::wire::{Payload, Wire};
-use crate::backend::{Interest, Link, LinkError, Manner, Op};
+use crate::backend::{Interest, Link, LinkError, Manner, Op, Sight};
 use crate::intake::Intake;
 
 /// What becomes ready.
@@ -323,11 +323,11 @@ impl Link for VerbsLink {
         }
     }
 
-    fn can_be_peeked(&self) -> bool {
-        true
+    fn sight(&self) -> Sight {
+        Sight::Memory
     }
 
-    fn peek(&self) -> bool {
+    fn peek(&mut self) -> bool {
         matches!(&self.stage, Stage::Carrying(carrying) if self.more || carrying.wire.peek())
     }
 
