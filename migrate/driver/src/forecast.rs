@@ -17,6 +17,9 @@ const LANDING_TIME: Duration = Duration::from_millis(500);
 /// The shortest busy time that landing is judged by: a few items, which come one by one.
 const LANDING_TIME_MIN: Duration = Duration::from_millis(30);
 
+/// How many of the largest items must have landed in a time that is judged: of those at its beginning and its end a part is missing.
+const LANDING_ITEMS_MIN: u64 = 4;
+
 /// Busy time between two marks, at least.
 const MARK_TIME: Duration = Duration::from_millis(1);
 
@@ -55,6 +58,7 @@ struct Landing {
     since: Option<Time>,
     busy: Duration,
     bytes: u64,
+    largest_bytes: u64,
     /// What was busy time, and what had landed, when an item landed; the oldest one is where measuring begins.
     marks: VecDeque<Mark>,
 }
@@ -280,6 +284,7 @@ impl Landing {
 
     fn landed(&mut self, bytes: u64, now: Time) {
         self.bytes = self.bytes.saturating_add(bytes);
+        self.largest_bytes = self.largest_bytes.max(bytes);
         // What is only learnt of by the commit was under way until then, too.
         let Some(since) = self.since.replace(now) else { return };
         self.busy += now.since(since);
@@ -297,28 +302,28 @@ impl Landing {
 
     /// On the whole, lately.
     fn mean_bytes_per_s(&self) -> Option<f64> {
-        let (first, last) = (self.marks.front()?, self.marks.back()?);
-        (last.0 - first.0 >= LANDING_TIME_MIN).then(|| pace(first, last))
+        self.pace(self.marks.front()?, self.marks.back()?)
     }
 
-    /// In the best of the shortest times that are long enough, lately. What was slower waited for threads to wake up, for memory that
+    /// In the best of the shortest times that can be judged, lately. What was slower waited for threads to wake up, for memory that
     /// nobody had touched yet, and for the processor on which everything was described meanwhile: none of that is still to come.
     fn best_bytes_per_s(&self) -> Option<f64> {
         let mut first = 0;
         let paces = self.marks.iter().filter_map(|last| {
-            let long_enough = |mark: &Mark| last.0.saturating_sub(mark.0) >= LANDING_TIME_MIN;
-            while self.marks.get(first + 1).is_some_and(long_enough) {
+            while self.marks.get(first + 1).is_some_and(|mark| self.pace(mark, last).is_some()) {
                 first += 1;
             }
-            long_enough(&self.marks[first]).then(|| pace(&self.marks[first], last))
+            self.pace(&self.marks[first], last)
         });
         paces.max_by(f64::total_cmp)
     }
-}
 
-/// Bytes a second between two marks.
-fn pace(first: &Mark, last: &Mark) -> f64 {
-    (last.1 - first.1) as f64 / (last.0 - first.0).as_secs_f64()
+    /// Bytes a second between two marks, if enough landed to judge by.
+    fn pace(&self, first: &Mark, last: &Mark) -> Option<f64> {
+        let (busy, bytes) = (last.0.saturating_sub(first.0), last.1.saturating_sub(first.1));
+        let is_enough = busy >= LANDING_TIME_MIN && bytes >= self.largest_bytes.saturating_mul(LANDING_ITEMS_MIN);
+        is_enough.then(|| bytes as f64 / busy.as_secs_f64())
+    }
 }
 
 #[cfg(test)]
@@ -406,6 +411,12 @@ mod tests {
         Time::ZERO.after(ms * MS)
     }
 
+    /// Eight items of so many bytes together land.
+    fn lands(pace: &mut Pace, target: u32, bytes: u64, ms: u32, more: (bool, bool)) {
+        (0..7).for_each(|_| pace.landed(target, bytes / 8, at(ms), (true, true)));
+        pace.landed(target, bytes / 8, at(ms), more);
+    }
+
     #[test]
     fn what_lands_says_more_than_what_is_digested() {
         let mut pace = Pace::new(Duration::ZERO);
@@ -414,8 +425,8 @@ mod tests {
         let verify_s = |pace: &Pace| seconds(&pace.parts_s(Duration::ZERO, &left, &TakeOvers::default()), "verify");
         assert_eq!(verify_s(&pace), 0.0, "digests keep up with the link");
         pace.leaves(0, at(0));
-        pace.landed(0, 100_000, at(25), (true, true));
-        pace.landed(0, 400_000, at(50), (false, false));
+        lands(&mut pace, 0, 100_000, 25, (true, true));
+        lands(&mut pace, 0, 400_000, 50, (false, false));
         // Half a megabyte in 50 ms: one takes 100, of which the link is 10.
         assert!((verify_s(&pace) - 0.09).abs() < 1e-9, "{pace:?}");
     }
@@ -425,7 +436,7 @@ mod tests {
         let mut pace = Pace::new(Duration::ZERO);
         pace.leaves(0, at(0));
         for (bytes, ms) in [(1_000, 50), (20_000, 70), (40_000, 90), (9_000, 100)] {
-            pace.landed(0, bytes, at(ms), (true, true));
+            lands(&mut pace, 0, bytes, ms, (true, true));
         }
         // 60 kB in 40 ms, and a little later 49 kB in 30.
         assert!((pace.landing_bytes_per_s().expect("it was long enough") - 49_000.0 / 0.03).abs() < 1e-6, "{pace:?}");
@@ -445,10 +456,20 @@ mod tests {
         };
         assert_eq!(stream_ms(&pace, 5_000_000, 15_000_000), 100.0, "the middle, as long as nothing has landed");
         pace.leaves(0, at(0));
-        pace.landed(0, 400_000, at(50), (false, false));
+        lands(&mut pace, 0, 400_000, 50, (false, false));
         assert_eq!(stream_ms(&pace, 5_000_000, 15_000_000), 125.0);
         assert_eq!(stream_ms(&pace, 10_000_000, 15_000_000), 100.0, "landing is behind the links");
         assert_eq!(stream_ms(&pace, 1_000_000, 4_000_000), 250.0, "a burst that the links can't keep up");
+    }
+
+    #[test]
+    fn a_few_large_items_say_nothing_of_how_bytes_land() {
+        let mut pace = Pace::default();
+        pace.leaves(0, at(0));
+        (1..=3).for_each(|item| pace.landed(0, 1_000, at(40 * item), (true, true)));
+        assert_eq!(pace.landing_bytes_per_s(), None, "the fourth may be there but for its last byte");
+        pace.landed(0, 1_000, at(160), (true, true));
+        assert_eq!(pace.landing_bytes_per_s(), Some(25_000.0));
     }
 
     #[test]
@@ -468,12 +489,12 @@ mod tests {
         for target in [0, 2] {
             pace.leaves(target, at(0));
         }
-        pace.landed(0, 20_000, at(100), (true, true));
-        pace.landed(2, 180_000, at(100), (true, true));
+        lands(&mut pace, 0, 20_000, 100, (true, true));
+        lands(&mut pace, 2, 180_000, 100, (true, true));
         let early = Left { bytes: [(0, 100_000)].into(), ..Left::default() };
         assert!((pace.landing_s(&early, Bytes::Likely) - 0.05).abs() < 1e-9, "it may not have had its turn");
         for (target, bytes, more) in [(0, 80_000, (true, false)), (2, 720_000, (false, false))] {
-            pace.landed(target, bytes, at(500), more);
+            lands(&mut pace, target, bytes, 500, more);
         }
         let landing_s = |bytes: &[(u32, u64)], limit| {
             let left = Left { bytes: bytes.iter().copied().collect(), limit, ..Left::default() };
@@ -493,20 +514,20 @@ mod tests {
         let mut pace = Pace::default();
         let rate = RateInterval { low: 50_000, high: 350_000 };
         pace.leaves(0, at(0));
-        pace.landed(0, 1_000, at(25), (false, false));
+        lands(&mut pace, 0, 1_000, 25, (false, false));
         assert_eq!(pace.landing_bytes_per_s(), None, "too little to judge by");
         assert_eq!(pace.landing_within(rate), rate);
         pace.leaves(0, at(60_000));
-        pace.landed(0, 1_000, at(60_025), (false, false));
+        lands(&mut pace, 0, 1_000, 60_025, (false, false));
         assert_eq!(pace.landing_bytes_per_s(), Some(40_000.0), "the two together are long enough");
         assert_eq!(pace.landing_within(rate), RateInterval { low: 10_000, high: 70_000 }, "a fifth of the middle");
         assert_eq!(pace.landing_within(RateInterval { low: 1, high: 2 }), RateInterval { low: 1, high: 2 });
         pace.leaves(0, at(70_000));
         for tick in 1..=20 {
-            pace.landed(0, 100, at(70_000 + 50 * tick), (true, true));
+            lands(&mut pace, 0, 800, 70_000 + 50 * tick, (true, true));
         }
-        assert_eq!(pace.landing_bytes_per_s(), Some(2_000.0));
-        assert_eq!(pace.landing.mean_bytes_per_s(), Some(2_000.0));
+        assert_eq!(pace.landing_bytes_per_s(), Some(16_000.0));
+        assert_eq!(pace.landing.mean_bytes_per_s(), Some(16_000.0));
     }
 
     #[test]
