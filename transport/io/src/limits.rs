@@ -44,7 +44,10 @@ pub const SLEEPS_PER_LOOK_MAX: u32 = 64;
 /// one, every look is in its way, and where it doesn't, an offer that nobody takes costs about as much.
 pub const LOOKS_BEFORE_YIELD: usize = 16;
 
-/// The same where each look is a system call.
+/// Looks at memory before the kernel is asked too, a few microseconds: what comes over a socket meanwhile has taken longer than that.
+pub const LOOKS_BEFORE_CALL: usize = 64;
+
+/// Looks before the processor is offered to others where each look is a system call.
 pub const CALLS_BEFORE_YIELD: usize = 4;
 
 /// Peers at which whoever waits for a message of any looks for a moment without being told to: each costs a call or two a look.
@@ -57,6 +60,10 @@ pub const LOOKED_AT_TRIES: u32 = 128;
 /// Whoever gets the processor back later than this has offered it to somebody who computes, and who would have it again at the
 /// next offer: from then on sleeping is the sooner way to get it.
 pub const YIELD_MAX: Duration = Duration::from_micros(500);
+
+/// How many times as long as such a look took the endpoint goes without any: some milliseconds are as much as hundreds of wake-ups, which
+/// the looks between have to save first.
+pub const HELD_UP_TIMES: u32 = 64;
 
 /// How long the end of a link waits for the other end to read the last words.
 pub const FAREWELL: Duration = Duration::from_millis(300);

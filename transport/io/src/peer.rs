@@ -254,6 +254,9 @@ impl Peer {
             arrivals.inbound.link_lost(worker.id());
         }
         if left == 0 {
+            // The other end closes all links as soon as one of them has brought our goodbye, and that is heard here on some before
+            // their threads have come to say theirs: whoever waits for a transfer is told why all the same.
+            let reason = if self.shared.is_stopping() { DownReason::ShutDown } else { reason };
             self.bring_down(reason);
             return;
         }

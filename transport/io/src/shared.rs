@@ -13,7 +13,7 @@ use crate::config::EndpointConfig;
 use crate::flight::FlightRecorder;
 use crate::grants::Grants;
 use crate::hub::Hub;
-use crate::limits::SLEEPS_PER_LOOK_MAX;
+use crate::limits::{HELD_UP_TIMES, YIELD_MAX};
 use crate::loans::Held;
 use crate::stats::Counters;
 use crate::worker::{Seen, look_for};
@@ -28,8 +28,8 @@ pub(crate) struct Shared {
     pub(crate) chunk_bytes: u32,
     pub(crate) links_per_peer: usize,
     pub(crate) busy_poll: Duration,
-    /// Looks to leave out, since somebody who computes wants the processor.
-    looks_left_out: AtomicU32,
+    /// Until when looks are left out, since somebody who computes wants the processor: in nanoseconds of our clock.
+    no_look_until: AtomicU64,
     pub(crate) grants: Arc<Grants>,
     pub(crate) hub: Hub,
     pub(crate) counters: Arc<Counters>,
@@ -56,7 +56,7 @@ impl Shared {
             chunk_bytes: config.chunk_bytes,
             links_per_peer: config.links_per_peer,
             busy_poll: config.busy_poll,
-            looks_left_out: AtomicU32::new(0),
+            no_look_until: AtomicU64::new(0),
             grants: Arc::new(Grants::new(Arc::clone(&counters))),
             hub: Hub::new(Arc::clone(&counters)),
             counters,
@@ -74,17 +74,24 @@ impl Shared {
     }
 
     /// Looks until `seen` says that there is something, for `least`; not at all for a while after somebody was found computing on the
-    /// same processor.
+    /// same processor, whether he was offered it or took it.
     pub(crate) fn look_for(&self, least: Duration, looks: usize, seen: impl FnMut() -> bool) -> Seen {
-        let one_less = |left: u32| left.checked_sub(1);
-        if self.looks_left_out.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok() {
-            return Seen::No;
+        let began = self.now();
+        if began < Time::from_nanos(self.no_look_until.load(Ordering::Relaxed)) {
+            return Seen::LeftOut;
         }
         let seen = look_for(least, looks, seen);
-        if seen == Seen::HeldUp {
-            self.looks_left_out.store(SLEEPS_PER_LOOK_MAX, Ordering::SeqCst);
+        let took = self.now().since(began);
+        if seen == Seen::HeldUp || took > least.saturating_add(YIELD_MAX) {
+            self.held_up(took);
         }
         seen
+    }
+
+    /// A look took so long. None follows until what that was longer by is little beside the time without.
+    fn held_up(&self, took: Duration) {
+        let until = self.now().after(took.saturating_mul(HELD_UP_TIMES));
+        self.no_look_until.fetch_max(until.as_nanos(), Ordering::Relaxed);
     }
 
     /// The endpoint's clock: it begins when the endpoint does.
@@ -169,7 +176,6 @@ mod tests {
     fn looks_are_left_out_for_a_while_and_then_taken_up_again() {
         let config = EndpointConfig::new(PeerId { rank: 0, incarnation: 1 }, "job");
         let shared = Shared::new(&config, 1, Beats::new().expect("a descriptor"));
-        shared.looks_left_out.store(2, Ordering::SeqCst);
         let mut looked = 0;
         let mut look = || {
             let seen = shared.look_for(Duration::MAX, 1, || {
@@ -178,6 +184,13 @@ mod tests {
             });
             (seen, looked)
         };
-        assert_eq!([look(), look(), look()], [(Seen::No, 0), (Seen::No, 0), (Seen::Yes, 1)]);
+        assert_eq!(look(), (Seen::Yes, 1));
+        shared.held_up(Duration::from_secs(60));
+        // A shorter one later changes nothing.
+        shared.held_up(Duration::from_nanos(1));
+        assert_eq!([look(), look()], [(Seen::LeftOut, 1), (Seen::LeftOut, 1)]);
+        assert!(shared.no_look_until.load(Ordering::Relaxed) >= Duration::from_secs(60 * 64).as_nanos() as u64);
+        shared.no_look_until.store(shared.now().as_nanos(), Ordering::Relaxed);
+        assert_eq!(look(), (Seen::Yes, 2));
     }
 }

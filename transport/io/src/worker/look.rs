@@ -14,7 +14,9 @@ use xfer_transport_core::message::LinkRole;
 use super::{Inside, Worker};
 use crate::backend::Sight;
 use crate::backlog::Backlog;
-use crate::limits::{CALLS_BEFORE_YIELD, LOOK_AHEAD, LOOKS_BEFORE_YIELD, SLEEPS_PER_LOOK_MAX, YIELD_MAX};
+use crate::limits::{
+    CALLS_BEFORE_YIELD, LOOK_AHEAD, LOOKS_BEFORE_CALL, LOOKS_BEFORE_YIELD, SLEEPS_PER_LOOK_MAX, YIELD_MAX,
+};
 use crate::peer::Peer;
 
 impl Worker {
@@ -27,21 +29,25 @@ impl Worker {
             return false;
         }
         if !least.is_zero() {
-            return self.look_for(least, true) == Seen::Yes && self.callers.load(Ordering::SeqCst) == 0;
+            return self.look_for(least) == Seen::Yes && self.callers.load(Ordering::SeqCst) == 0;
         }
         let pace = pace.filter(|_| self.sight != Sight::None && self.role() != LinkRole::Beat);
-        let asks = self.sight == Sight::Everything;
-        pace.is_some_and(|pace| pace.look(|| self.look_for(LOOK_AHEAD.min(timeout), asks)) != Seen::No)
+        let seen = pace.map(|pace| pace.look(|| self.look_for(LOOK_AHEAD.min(timeout))));
+        matches!(seen, Some(Seen::Yes | Seen::HeldUp))
     }
 
-    /// Looks at what both ends see, and if it `asks` at what the thread would be told of; until somebody else looks.
-    fn look_for(&self, least: Duration, asks: bool) -> Seen {
+    /// Looks at what both ends see, and at what the thread would be told of; until somebody else looks.
+    fn look_for(&self, least: Duration) -> Seen {
         let sees_memory = self.sight == Sight::Memory;
         if sees_memory {
             self.lock().look(true);
         }
         let looks = if self.sight == Sight::None { 1 } else { LOOKS_BEFORE_YIELD };
+        let mut looked = 0;
         let seen = self.shared.look_for(least, looks, || {
+            looked += 1;
+            // What comes the other way takes a call to find out, which is as long as many looks at memory.
+            let asks = !sees_memory || looked % LOOKS_BEFORE_CALL == 0;
             let is_told = || if asks { self.watch.wait(Duration::ZERO) } else { self.watch.wake.is_asked() };
             sees_memory && self.is_peeked() || is_told() || self.callers.load(Ordering::SeqCst) > 0
         });
@@ -118,6 +124,8 @@ impl Pace {
         self.pause = match seen {
             Seen::Yes => 0,
             Seen::No | Seen::HeldUp => (2 * self.pause).clamp(1, SLEEPS_PER_LOOK_MAX),
+            // It says nothing of what looks find.
+            Seen::LeftOut => return seen,
         };
         self.sleeps_left = self.pause;
         seen
@@ -131,6 +139,8 @@ pub(crate) enum Seen {
     No,
     /// Somebody else had the processor for so long that it may be there by now.
     HeldUp,
+    /// There was no look, after one that was held up.
+    LeftOut,
 }
 
 /// Looks until `seen` says that there is something, for `least`. Whoever is to bring it may need this processor: it is offered
@@ -231,7 +241,8 @@ mod tests {
         };
         let pauses: Vec<_> = (0..10).filter_map(|_| sleeps_until_a_look(&mut pace, Seen::No)).collect();
         assert_eq!(pauses, [0, 1, 2, 4, 8, 16, 32, 64, 64, 64]);
-        assert_eq!(sleeps_until_a_look(&mut pace, Seen::Yes), Some(SLEEPS_PER_LOOK_MAX));
+        assert_eq!(sleeps_until_a_look(&mut pace, Seen::LeftOut), Some(SLEEPS_PER_LOOK_MAX));
+        assert_eq!(sleeps_until_a_look(&mut pace, Seen::Yes), Some(0), "what was left out has found nothing out");
         assert_eq!(sleeps_until_a_look(&mut pace, Seen::No), Some(0));
     }
 }

@@ -17,6 +17,7 @@ use crate::EndpointConfig;
 use crate::backend::{Op, tcp};
 use crate::beats::Beats;
 use crate::conformance::PATIENCE;
+use crate::error::DownReason;
 use crate::greeting::{Accepting, Side, role_of};
 use crate::hub::{Channel, Incoming};
 use crate::peer::{Identity, Peer};
@@ -151,6 +152,23 @@ fn the_end_of_a_link_that_somebody_looks_at_is_told_to_its_thread() {
     assert!(scene.worker.lock().over.is_some());
     let mut news = false;
     scene.worker.turn(&mut news).expect_err("it is over");
+}
+
+#[test]
+fn who_shuts_down_has_shut_down_whichever_link_the_other_end_closes_first() {
+    for stops in [false, true] {
+        let scene = Scene::new();
+        if stops {
+            scene.peer.shared.stop();
+        }
+        scene.other.shutdown(std::net::Shutdown::Both).expect("a socket");
+        let mut news = false;
+        let reason = scene.worker.turn(&mut news).expect_err("it is over");
+        assert!(matches!(reason, DownReason::Lost(_)), "{reason:?}");
+        scene.peer.link_closed(&scene.worker, reason);
+        let down = scene.peer.down_reason().expect("its last link is gone");
+        assert_eq!(*down == DownReason::ShutDown, stops, "{down:?}");
+    }
 }
 
 #[test]

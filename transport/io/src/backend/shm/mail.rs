@@ -56,6 +56,12 @@ impl Mail {
         self.theirs = Some(theirs);
     }
 
+    /// Whether a packet that is short enough would go by letter just now.
+    pub(super) fn is_looked_at(&self) -> bool {
+        let theirs = self.theirs.as_ref().filter(|_| self.is_shown);
+        theirs.is_some_and(|theirs| Mailbox::is_looked_at(theirs.words()))
+    }
+
     /// Puts a packet into our box, if it can go that way.
     pub(super) fn put(&mut self, head: &[u8], inline: &[u8]) -> Result<Put, LinkError> {
         match (&self.ours, &self.theirs) {

@@ -135,6 +135,11 @@ impl Mailbox {
         Ok(self.written - self.seen < letters)
     }
 
+    /// Whether somebody looks for letters just now.
+    pub(super) fn is_looked_at<W: Word>(theirs: &[W]) -> bool {
+        theirs[LOOKS].load() == 1
+    }
+
     /// Whether there is a letter.
     pub(super) fn peek<W: Word>(&self, theirs: &[W]) -> bool {
         letter(theirs, self.read)[STAMP].load() == self.read + 1
@@ -268,7 +273,9 @@ mod tests {
     #[test]
     fn nothing_is_put_for_one_who_does_not_look() {
         let (boxes, mut writer, _) = two(4);
+        assert!(Mailbox::is_looked_at(&boxes[1]));
         Mailbox::look(&boxes[1], false);
+        assert!(!Mailbox::is_looked_at(&boxes[1]));
         assert_eq!(writer.put(&boxes[0], &boxes[1], 0, [b"x", b""]), Ok(Put::No));
     }
 

@@ -7,11 +7,11 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use xfer_transport_core::frame::FrameHeader;
-use xfer_transport_core::limits::PACKET_INLINE_BYTES_MAX;
+use xfer_transport_core::limits::{FRAME_HEADER_BYTES, PACKET_INLINE_BYTES_MAX};
 use xfer_transport_core::packet::{Packet, sum_follows};
 
 use super::mail::Mail;
-use super::mailbox::Put;
+use super::mailbox::{LETTER_BYTES_MAX, Put};
 use super::socket;
 use crate::backend::{LinkError, Manner, Op};
 use crate::grants::random_u64;
@@ -25,6 +25,9 @@ const PART_BYTES: u64 = RING_BYTES / 4;
 
 /// What is read of the peer's ring before it is told without waiting for anything else to say.
 const OWED_BYTES: u64 = RING_BYTES / 4;
+
+/// What fits into a letter with its header.
+const INLINE_LETTER_BYTES_MAX: u64 = (LETTER_BYTES_MAX - 1 - FRAME_HEADER_BYTES) as u64;
 
 /// How ordinary memory goes where it can be fetched.
 const FETCHED: &str = "fetched with process_vm_readv, and from 16 MiB on through a ring";
@@ -155,11 +158,15 @@ impl Sender {
 
     fn way_of(&self, slice: &Slice, transfer_bytes: u64) -> Way {
         let shown = |segment: &Segment| self.shown.contains_key(&segment.id()) || self.shown.len() < SEGMENTS_MAX;
+        let is_short = slice.len_bytes() <= PACKET_INLINE_BYTES_MAX as u64;
+        // Who looks for letters sees one that says where the bytes lie sooner than the bytes themselves on the socket.
+        let as_letter = slice.len_bytes() > INLINE_LETTER_BYTES_MAX && self.mail.is_looked_at();
         match slice.shared() {
-            _ if slice.len_bytes() <= PACKET_INLINE_BYTES_MAX as u64 => Way::Inline(slice.copy_to_vec().into()),
+            _ if is_short && !as_letter => Way::Inline(slice.copy_to_vec().into()),
             Some((segment, _)) if shown(segment) => Way::Lent,
             // What is longer goes faster through the ring: its second copy is in the caches, and the first past them.
             _ if matches!(self.reach, Reach::Yes) && transfer_bytes < STREAM_BYTES_MIN => Way::Plain,
+            _ if is_short => Way::Inline(slice.copy_to_vec().into()),
             _ => Way::Staged,
         }
     }
