@@ -40,6 +40,10 @@ pub const LOOK_BYTES_PER_US: u64 = 8 << 10;
 /// How many sleeps follow a look that found nothing, at most: each such look makes them twice as many.
 pub const SLEEPS_PER_LOOK_MAX: u32 = 64;
 
+/// How many more looks are left out each time that one was held up: the first means nothing, and a few in a row say that somebody
+/// computes there.
+pub const LOOKS_LEFT_OUT_STEP: u32 = 4;
+
 /// Looks at memory before the processor is offered to others, a few hundred nanoseconds: where the other end runs on the same
 /// one, every look is in its way, and where it doesn't, an offer that nobody takes costs about as much.
 pub const LOOKS_BEFORE_YIELD: usize = 16;
@@ -55,8 +59,9 @@ pub const LOOKED_AT_MAX: usize = 4;
 pub const LOOKED_AT_TRIES: u32 = 128;
 
 /// Whoever gets the processor back later than this has offered it to somebody who computes, and who would have it again at the
-/// next offer: from then on sleeping is the sooner way to get it.
-pub const YIELD_MAX: Duration = Duration::from_micros(500);
+/// next offer: from then on sleeping is the sooner way to get it. A scheduler lets one who computes go on for longer than this, and one
+/// who looks, too, is through sooner.
+pub const YIELD_MAX: Duration = Duration::from_millis(1);
 
 /// How long the end of a link waits for the other end to read the last words.
 pub const FAREWELL: Duration = Duration::from_millis(300);

@@ -206,6 +206,7 @@ impl Peer {
                 looking.iter().for_each(Looking::once);
                 transfer.is_over()
             });
+            looking.iter().filter(|_| !transfer.is_over()).for_each(Looking::give_up);
             return;
         }
         // Whoever else waits for this peer looks for its end too.

@@ -13,7 +13,7 @@ use crate::config::EndpointConfig;
 use crate::flight::FlightRecorder;
 use crate::grants::Grants;
 use crate::hub::Hub;
-use crate::limits::SLEEPS_PER_LOOK_MAX;
+use crate::limits::{LOOKS_LEFT_OUT_STEP, SLEEPS_PER_LOOK_MAX};
 use crate::loans::Held;
 use crate::stats::Counters;
 use crate::worker::{Seen, look_for};
@@ -30,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) busy_poll: Duration,
     /// Looks to leave out, since somebody who computes wants the processor.
     looks_left_out: AtomicU32,
+    /// How many are to be left out the next time: more if that happens again and again.
+    next_left_out: AtomicU32,
     pub(crate) grants: Arc<Grants>,
     pub(crate) hub: Hub,
     pub(crate) counters: Arc<Counters>,
@@ -57,6 +59,7 @@ impl Shared {
             links_per_peer: config.links_per_peer,
             busy_poll: config.busy_poll,
             looks_left_out: AtomicU32::new(0),
+            next_left_out: AtomicU32::new(0),
             grants: Arc::new(Grants::new(Arc::clone(&counters))),
             hub: Hub::new(Arc::clone(&counters)),
             counters,
@@ -81,10 +84,22 @@ impl Shared {
             return Seen::No;
         }
         let seen = look_for(least, looks, seen);
-        if seen == Seen::HeldUp {
-            self.looks_left_out.store(SLEEPS_PER_LOOK_MAX, Ordering::SeqCst);
-        }
+        self.looked(seen);
         seen
+    }
+
+    /// One who computes holds up every look, or every other; any process that runs for a moment holds up one. So looks are left out
+    /// only where it has happened often beside those that were not held up.
+    fn looked(&self, seen: Seen) {
+        let next = self.next_left_out.load(Ordering::SeqCst);
+        let then = match seen {
+            Seen::HeldUp => {
+                self.looks_left_out.store(next, Ordering::SeqCst);
+                (2 * next + LOOKS_LEFT_OUT_STEP).min(SLEEPS_PER_LOOK_MAX)
+            }
+            Seen::Yes | Seen::No => next.saturating_sub(1),
+        };
+        self.next_left_out.store(then, Ordering::SeqCst);
     }
 
     /// The endpoint's clock: it begins when the endpoint does.
@@ -179,5 +194,19 @@ mod tests {
             (seen, looked)
         };
         assert_eq!([look(), look(), look()], [(Seen::No, 0), (Seen::No, 0), (Seen::Yes, 1)]);
+    }
+
+    #[test]
+    fn no_look_is_left_out_for_one_that_was_held_up_and_many_where_every_other_is() {
+        let config = EndpointConfig::new(PeerId { rank: 0, incarnation: 1 }, "job");
+        let shared = Shared::new(&config, 1, Beats::new().expect("a descriptor"));
+        let left_out = |found: u32| {
+            (0..found).for_each(|_| shared.looked(Seen::Yes));
+            shared.looked(Seen::HeldUp);
+            shared.looks_left_out.load(Ordering::SeqCst)
+        };
+        let often: Vec<_> = (0..6).map(|_| left_out(1)).collect();
+        assert_eq!(often, [0, 3, 9, 21, 45, SLEEPS_PER_LOOK_MAX - 1]);
+        assert_eq!(left_out(2 * SLEEPS_PER_LOOK_MAX), 0);
     }
 }
