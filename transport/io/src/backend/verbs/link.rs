@@ -196,8 +196,12 @@ impl VerbsLink {
     fn turn(&mut self, intake: &mut Intake) -> Result<(), LinkError> {
         let Stage::Carrying(carrying) = &mut self.stage else { return Ok(()) };
         let mut budget = crate::limits::READ_BUDGET_BYTES;
-        self.more = carrying.turn(intake, &mut budget)?;
-        match carrying.wire.failure() {
+        let turned = carrying.turn(intake, &mut budget);
+        let failure = carrying.wire.failure();
+        // What was taken in before the end is acknowledged all the same.
+        carrying.receiver.gather_acks(intake, turned.is_err() || failure.is_some() || carrying.is_over);
+        self.more = turned?;
+        match failure {
             Some(error) => Err(error),
             None if carrying.is_over && !self.more => Err(LinkError::Closed),
             None => Ok(()),
