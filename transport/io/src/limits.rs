@@ -123,6 +123,10 @@ pub const READER_LOOK_EVERY: Duration = Duration::from_micros(100);
 /// How long a queue pair that was stopped may take to give back what was under way before it is ended for good.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_millis(250);
 
+/// Packets that one end of a queue pair has room for before it is known who is at the other, and where nothing but signs of life comes
+/// from there: enough for greetings and a few signs of life, and little of the memory that may be pinned.
+pub const RDMA_ROOM_AT_FIRST: u16 = 8;
+
 /// Packets that one end of a queue pair has room for. Each is a buffer of 8 KiB at both ends; a batch of acknowledgements takes one,
 /// and what is longer than some of them is read from where it lies.
 pub const RDMA_ROOM: u16 = 32;
