@@ -89,6 +89,8 @@ const REFUSES: Required = Refuses("");
 
 const REGISTRATION: &str = "the simulator moves bytes without a device: no memory is registered there";
 const VERBS: &str = "the simulator has links and no queue pairs: their completions are tried over devices";
+const COMPLETIONS: &str =
+    "the simulator has links and no queue pairs: the backend's suite loses and spoils completions of devices";
 const NCCL: &str = "there is no NCCL backend yet";
 const CUDA: &str = "there is no device memory yet";
 
@@ -151,7 +153,7 @@ pub const FAULTS: [Fault; 36] = [
     row("F27", "verbs: error completion",
         [s_absent(VERBS), s_absent(VERBS), None, s_absent(VERBS), s_absent(VERBS), s_absent(VERBS), None, None, None]),
     row("F28", "verbs: a completion is lost",
-        [None, None, None, s_absent(VERBS), s_absent(VERBS), s_absent(VERBS), None, None, None]),
+        [None, None, None, s_absent(COMPLETIONS), s_absent(COMPLETIONS), s_absent(COMPLETIONS), None, None, None]),
     row("F29", "a late write after cancel",
         [None, None, None, r(Quarantines), r(Quarantines), r(Quarantines), None, r(Commits), None]),
     row("F30", "NCCL: error, hang, wrong data",

@@ -35,7 +35,7 @@ impl End {
         })?;
         let domain = ProtectionDomain::new(&context).expect("a domain");
         let channel = CompletionChannel::new(&context).expect("a channel");
-        let queue = Arc::new(CompletionQueue::new(channel, 64).expect("a completion queue"));
+        let queue = Arc::new(CompletionQueue::new(channel, 64, 1).expect("a completion queue"));
         let pair = QueuePair::new(&domain, &queue, CAPACITY).expect("a queue pair");
         pair.prepare(port.number, Access::REMOTE_READ.and(Access::REMOTE_WRITE)).expect("it is set up");
         let memory = vec![0; LEN];

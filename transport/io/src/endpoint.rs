@@ -265,11 +265,13 @@ impl Endpoint {
             return Seen::No;
         }
         let looks = looking.iter().map(Looking::looks).min().unwrap_or(1);
-        self.0.shared.look_for(least, looks, || {
+        let seen = self.0.shared.look_for(least, looks, || {
             looking.iter().for_each(Looking::once);
             *received = messages.try_recv();
             !matches!(received, Err(TryRecvError::Empty))
-        })
+        });
+        looking.iter().filter(|_| seen != Seen::Yes).for_each(Looking::give_up);
+        seen
     }
 
     /// Lets `peer` read `from` where it lies, without a copy and however long it is, until it gives it back; whoever

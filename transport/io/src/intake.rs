@@ -147,6 +147,11 @@ impl Intake {
         self.peer.is_none() && !self.only_beats && !self.discards && !self.messages.is_empty()
     }
 
+    /// Whether it is known who is at the other end, and that more than signs of life comes from there.
+    pub(crate) fn knows_peer(&self) -> bool {
+        self.peer.is_some()
+    }
+
     /// The other end has shown memory, which it may lend.
     pub(crate) fn shown(&self, id: u64, view: &Arc<View>) {
         if let Some(peer) = &self.peer {

@@ -58,12 +58,17 @@ pub const LOOKED_AT_MAX: usize = 4;
 pub const LOOKED_AT_TRIES: u32 = 128;
 
 /// Whoever gets the processor back later than this has offered it to somebody who computes, and who would have it again at the
-/// next offer: from then on sleeping is the sooner way to get it.
-pub const YIELD_MAX: Duration = Duration::from_micros(500);
+/// next offer: from then on sleeping is the sooner way to get it. A scheduler lets one who computes go on for longer than this, and one
+/// who looks, too, is through sooner.
+pub const YIELD_MAX: Duration = Duration::from_millis(1);
 
-/// How many times as long as such a look took the endpoint goes without any: some milliseconds are as much as hundreds of wake-ups, which
-/// the looks between have to save first.
-pub const HELD_UP_TIMES: u32 = 64;
+/// How many times as long as such a look took the endpoint goes without any, at most: some milliseconds are as much as hundreds of
+/// wake-ups, which the looks between have to save first.
+pub const HELD_UP_TIMES_MAX: u32 = 64;
+
+/// How many times more that is each time: the first look that is held up means nothing, and a few in a row say that somebody computes
+/// there.
+pub const HELD_UP_STEP: u32 = 4;
 
 /// How long the end of a link waits for the other end to read the last words.
 pub const FAREWELL: Duration = Duration::from_millis(300);
@@ -124,6 +129,10 @@ pub const READER_LOOK_EVERY: Duration = Duration::from_micros(100);
 
 /// How long a queue pair that was stopped may take to give back what was under way before it is ended for good.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Packets that one end of a queue pair has room for before it is known who is at the other, and where nothing but signs of life comes
+/// from there: enough for greetings and a few signs of life, and little of the memory that may be pinned.
+pub const RDMA_ROOM_AT_FIRST: u16 = 8;
 
 /// Packets that one end of a queue pair has room for. Each is a buffer of 8 KiB at both ends; a batch of acknowledgements takes one,
 /// and what is longer than some of them is read from where it lies.

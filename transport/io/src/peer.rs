@@ -1,7 +1,7 @@
 //! One connected peer: its path, its links, its transfers.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -61,6 +61,8 @@ pub(crate) struct Peer {
     down: OnceLock<DownReason>,
     /// Of those who wait for short transfers.
     pace: Mutex<Pace>,
+    /// Of links that send what comes one by one.
+    turns: AtomicUsize,
     /// How to reach it again, if it was we who connected.
     pub(crate) reach: OnceLock<Reach>,
     /// How its ways have held so far, those that had to be opened again.
@@ -119,6 +121,7 @@ impl Peer {
             excused: AtomicU64::new(0),
             down: OnceLock::new(),
             pace: Mutex::default(),
+            turns: AtomicUsize::new(0),
             reach: OnceLock::new(),
             steadiness: Mutex::default(),
             peers,
@@ -206,6 +209,7 @@ impl Peer {
                 looking.iter().for_each(Looking::once);
                 transfer.is_over()
             });
+            looking.iter().filter(|_| !transfer.is_over()).for_each(Looking::give_up);
             return;
         }
         // Whoever else waits for this peer looks for its end too.
@@ -374,7 +378,10 @@ impl Peer {
         let (events, messages, data) = {
             let links = lock(&self.links);
             let worker = |link: LinkId| links.get(&link).cloned();
-            let data: Vec<Arc<Worker>> = data.into_iter().filter_map(worker).collect();
+            let mut data: Vec<Arc<Worker>> = data.into_iter().filter_map(worker).collect();
+            if chunks == Some(Chunks::Small) {
+                self.spread(&mut data);
+            }
             (events.and_then(worker), messages.and_then(worker), data)
         };
         if let Some(worker) = events {
@@ -391,6 +398,17 @@ impl Peer {
         };
         if !told {
             data.iter().for_each(|worker| _ = worker.poke(false));
+        }
+    }
+
+    /// Over queue pairs each link's chunks are read one after the other, by what serves that link at the other end. Short ones that come
+    /// one by one would all go to the first link: they take turns, so that links read side by side.
+    fn spread(&self, workers: &mut [Arc<Worker>]) {
+        let reads = |worker: &Arc<Worker>| worker.backend() == BackendId::Verbs && worker.role() == LinkRole::Data;
+        let first = workers.iter().position(reads).unwrap_or(workers.len());
+        let workers = &mut workers[first..];
+        if workers.len() > 1 {
+            workers.rotate_left(self.turns.fetch_add(1, Ordering::Relaxed) % workers.len());
         }
     }
 

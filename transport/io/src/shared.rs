@@ -13,7 +13,7 @@ use crate::config::EndpointConfig;
 use crate::flight::FlightRecorder;
 use crate::grants::Grants;
 use crate::hub::Hub;
-use crate::limits::{HELD_UP_TIMES, YIELD_MAX};
+use crate::limits::{HELD_UP_STEP, HELD_UP_TIMES_MAX, YIELD_MAX};
 use crate::loans::Held;
 use crate::stats::Counters;
 use crate::worker::{Seen, look_for};
@@ -30,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) busy_poll: Duration,
     /// Until when looks are left out, since somebody who computes wants the processor: in nanoseconds of our clock.
     no_look_until: AtomicU64,
+    /// How many times as long as the next look that is held up none follows: more if that happens again and again.
+    held_up_times: AtomicU32,
     pub(crate) grants: Arc<Grants>,
     pub(crate) hub: Hub,
     pub(crate) counters: Arc<Counters>,
@@ -57,6 +59,7 @@ impl Shared {
             links_per_peer: config.links_per_peer,
             busy_poll: config.busy_poll,
             no_look_until: AtomicU64::new(0),
+            held_up_times: AtomicU32::new(0),
             grants: Arc::new(Grants::new(Arc::clone(&counters))),
             hub: Hub::new(Arc::clone(&counters)),
             counters,
@@ -82,16 +85,25 @@ impl Shared {
         }
         let seen = look_for(least, looks, seen);
         let took = self.now().since(began);
-        if seen == Seen::HeldUp || took > least.saturating_add(YIELD_MAX) {
-            self.held_up(took);
-        }
+        let held_up = seen == Seen::HeldUp || took > least.saturating_add(YIELD_MAX);
+        self.looked(held_up.then_some(took));
         seen
     }
 
-    /// A look took so long. None follows until what that was longer by is little beside the time without.
-    fn held_up(&self, took: Duration) {
-        let until = self.now().after(took.saturating_mul(HELD_UP_TIMES));
-        self.no_look_until.fetch_max(until.as_nanos(), Ordering::Relaxed);
+    /// A look was held up for so long, or not at all. One who computes holds up every look, or every other; any process that runs for a
+    /// moment holds up one. So that costs nothing the first time, and where it has happened often beside looks that were not
+    /// held up, none follows until what they took is little beside the time without.
+    fn looked(&self, held_up: Option<Duration>) {
+        let times = self.held_up_times.load(Ordering::Relaxed);
+        let next = match held_up {
+            Some(took) => {
+                let until = self.now().after(took.saturating_mul(times));
+                self.no_look_until.fetch_max(until.as_nanos(), Ordering::Relaxed);
+                (2 * times + HELD_UP_STEP).min(HELD_UP_TIMES_MAX)
+            }
+            None => times.saturating_sub(1),
+        };
+        self.held_up_times.store(next, Ordering::Relaxed);
     }
 
     /// The endpoint's clock: it begins when the endpoint does.
@@ -185,12 +197,28 @@ mod tests {
             (seen, looked)
         };
         assert_eq!(look(), (Seen::Yes, 1));
-        shared.held_up(Duration::from_secs(60));
+        shared.held_up_times.store(HELD_UP_TIMES_MAX, Ordering::Relaxed);
+        shared.looked(Some(Duration::from_secs(60)));
         // A shorter one later changes nothing.
-        shared.held_up(Duration::from_nanos(1));
+        shared.looked(Some(Duration::from_nanos(1)));
         assert_eq!([look(), look()], [(Seen::LeftOut, 1), (Seen::LeftOut, 1)]);
         assert!(shared.no_look_until.load(Ordering::Relaxed) >= Duration::from_secs(60 * 64).as_nanos() as u64);
         shared.no_look_until.store(shared.now().as_nanos(), Ordering::Relaxed);
         assert_eq!(look(), (Seen::Yes, 2));
+    }
+
+    #[test]
+    fn no_look_is_left_out_for_one_that_was_held_up_and_many_where_every_other_is() {
+        let config = EndpointConfig::new(PeerId { rank: 0, incarnation: 1 }, "job");
+        let shared = Shared::new(&config, 1, Beats::new().expect("a descriptor"));
+        let times = |found: u32| {
+            (0..found).for_each(|_| shared.looked(None));
+            let times = shared.held_up_times.load(Ordering::Relaxed);
+            shared.looked(Some(Duration::ZERO));
+            times
+        };
+        let often: Vec<_> = (0..6).map(|_| times(1)).collect();
+        assert_eq!(often, [0, 3, 9, 21, 45, HELD_UP_TIMES_MAX - 1]);
+        assert_eq!(times(2 * HELD_UP_TIMES_MAX), 0);
     }
 }

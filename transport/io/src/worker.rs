@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{hint, io, thread};
 
 use bytes::Bytes;
@@ -56,6 +56,10 @@ pub(crate) struct Worker {
     rests: bool,
     /// Threads other than its own that look for what arrives: it needs not, then.
     callers: AtomicUsize,
+    /// How often they have.
+    looks: AtomicUsize,
+    /// Its thread waits while they do, and is told of nothing.
+    waits_beside: AtomicBool,
     /// When its thread last came around, in nanoseconds of the endpoint's clock.
     came_around: AtomicU64,
     inside: Mutex<Inside>,
@@ -128,6 +132,8 @@ impl Worker {
             sight: link.sight(),
             rests: link.rests(),
             callers: AtomicUsize::new(0),
+            looks: AtomicUsize::new(0),
+            waits_beside: AtomicBool::new(false),
             came_around: AtomicU64::new(shared.now().as_nanos()),
             inside: Mutex::new(Inside {
                 link,
@@ -427,11 +433,28 @@ impl Worker {
         if !self.rests {
             self.watch.wait(timeout);
         } else if self.callers.load(Ordering::SeqCst) > 0 {
-            // They come and go, mostly for as long as an answer takes: so it is not asked to be told each time, but comes itself.
-            self.watch.wait(timeout.min(self.shared.busy_poll.max(LOOK_AHEAD)));
+            self.wait_beside_callers(timeout);
         } else if !self.lock().link.rest() {
             self.watch.wait(timeout);
         }
+    }
+
+    /// Sleeps while others look. They come and go, mostly for as long as an answer takes: so the link is not asked to tell each
+    /// time, but this thread comes by, and takes over where nobody has looked since it came by last. Without a lock, since one of
+    /// them may be about to need it.
+    fn wait_beside_callers(&self, timeout: Duration) {
+        let (began, pause) = (Instant::now(), self.shared.busy_poll.max(LOOK_AHEAD));
+        self.waits_beside.store(true, Ordering::SeqCst);
+        let mut looks = self.looks.load(Ordering::SeqCst);
+        // Whoever gives up from here on sees that somebody has to be woken.
+        while self.callers.load(Ordering::SeqCst) > 0 || self.looks.load(Ordering::SeqCst) != looks {
+            looks = self.looks.load(Ordering::SeqCst);
+            let left = timeout.saturating_sub(began.elapsed());
+            if self.watch.wait(left.min(pause)) || left <= pause {
+                break;
+            }
+        }
+        self.waits_beside.store(false, Ordering::SeqCst);
     }
 
     // Beginning and end.

@@ -1,18 +1,21 @@
 //! RDMA verbs pass the suite, between the devices of a machine that has some.
 
-use std::net::{IpAddr, SocketAddr};
+mod mishaps;
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use xfer_transport::backend::Backend;
-use xfer_transport::backend::tcp::TcpBackend;
 use xfer_transport::backend::verbs::{VerbsBackend, addresses};
 use xfer_transport::conformance::{
     JOB, PATIENCE, Pair, delivery, eventually, failure, fence, identity, messages, pattern, trials,
 };
 use xfer_transport::{BackendId, Endpoint, EndpointConfig, Lane, PeerId, Region, StartError};
+use xfer_transport_core::rdma::{INTRODUCTION_BYTES, Introduction, Opening, ROOM_MIN};
 
 const LEN_BYTES: u64 = 4 << 20;
 
@@ -108,47 +111,35 @@ fn nothing_may_be_read_by_a_peer_while_nothing_is_under_way() {
     }
 }
 
-/// An endpoint that may use a device, whose queue pairs fail, and TCP.
-fn failing(rank: u32, place: IpAddr, work: Option<u64>) -> Endpoint {
-    let address = SocketAddr::new(place, 0);
-    let verbs = VerbsBackend::bind(address, None).expect("it could be bound before");
-    let verbs = if let Some(work) = work { verbs.failing_after(work) } else { verbs };
-    let tcp = TcpBackend::bind(address).expect("a port");
-    let mut config = EndpointConfig::new(PeerId { rank, incarnation: 1 }, JOB);
-    config.chunk_bytes = 256 << 10;
-    config.backends = vec![Arc::new(verbs), Arc::new(tcp)];
-    Endpoint::start(config).expect("an endpoint")
+/// Memory that this process has pinned, in KiB.
+fn pinned_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("of this process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmPin:")).expect("Linux says it");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
 #[test]
-fn a_queue_pair_that_fails_at_any_request_costs_nothing_but_the_chunks_under_way() {
+fn who_has_not_said_who_he_is_has_little_memory_pinned_for_him() {
     let Some(places) = places() else { return };
-    let (here, there) = (places[0], places[1 % places.len()]);
-    let source = Region::from_vec(pattern(4 * LEN_BYTES, 5));
-    // The first request of all, and then some of those with which chunks are moved: when there are so many, the links are up.
-    for at in [0, 40, 41, 42, 44, 47, 51] {
-        for (ours, theirs) in [(Some(at), None), (None, Some(at))] {
-            let (sender, receiver) = (failing(0, here, ours), failing(1, there, theirs));
-            // A device that fails while the two introduce each other takes the peer with it, as long as nothing else is there.
-            eventually("TCP carries or stands by", || {
-                let connected = sender.connect(&receiver.ticket(), PATIENCE).is_ok();
-                let route = sender.route(receiver.id()).filter(|_| connected);
-                route.is_some_and(|route| route.over == BackendId::Tcp || route.standing_by.contains(&BackendId::Tcp))
-            });
-            let gone = || (sender.stats().peers_down, receiver.stats().peers_down);
-            let before = gone();
-            for _ in 0..2 {
-                let destination = Region::allocate(4 * LEN_BYTES).expect("memory");
-                let grant = receiver.grant(&destination, sender.id()).expect("a grant");
-                let write = sender.write(receiver.id(), source.all(), grant.remote().all(), Lane::Rescue, None);
-                let done = write.wait(Some(PATIENCE)).expect("what was not acknowledged goes again");
-                assert_eq!((done.bytes, done.crc32c), (4 * LEN_BYTES, source.crc32c()), "{ours:?} {theirs:?}");
-                assert!(destination.copy_to_vec() == source.copy_to_vec());
-                assert_eq!(done.over.iter().map(|(_, bytes)| bytes).sum::<u64>(), 4 * LEN_BYTES);
-            }
-            assert_eq!(gone(), before, "{ours:?} {theirs:?}");
-        }
-    }
+    let make = maker(places);
+    let backend = make();
+    let mut config = EndpointConfig::new(PeerId { rank: 0, incarnation: 1 }, JOB);
+    config.backends = vec![Arc::clone(&backend)];
+    let endpoint = Endpoint::start(config).expect("an endpoint");
+    let before = pinned_kib();
+    let address = String::from_utf8(backend.address().to_vec()).expect("words");
+    let mut stranger = TcpStream::connect(&address).expect("it listens");
+    stranger.set_read_timeout(Some(PATIENCE)).expect("set");
+    let IpAddr::V4(ip) = address.parse::<SocketAddr>().expect("an address").ip() else { return };
+    let gid = ip.to_ipv6_mapped().octets();
+    let hello = Introduction { queue_pair: 77, psn: 7, gid, mtu_bytes: 1024, reads: 1, rail: 0, room: ROOM_MIN };
+    stranger.write_all(&Opening::Hello(hello).encode()).expect("said");
+    let mut words = [0; INTRODUCTION_BYTES];
+    stranger.read_exact(&mut words).expect("it answers");
+    assert!(matches!(Opening::decode(&words), Ok(Opening::Hello(_))));
+    let pinned = pinned_kib() - before;
+    assert!((1..=192).contains(&pinned), "{pinned} KiB");
+    drop((stranger, endpoint));
 }
 
 /// So little memory may be locked by this thread, and those that it starts, until this is dropped.

@@ -74,19 +74,31 @@ pub(super) struct CompChannel {
 #[repr(C)]
 pub(super) struct Cq {
     pub(super) context: *mut Context,
+    _channel: *mut CompChannel,
+    /// What it was given when it was made.
+    pub(super) cq_context: *mut c_void,
 }
 
 /// A queue pair; its head.
 #[repr(C)]
 pub(super) struct Qp {
     pub(super) context: *mut Context,
-    _qp_context: *mut c_void,
+    /// What it was given when it was made.
+    pub(super) qp_context: *mut c_void,
     _pd: *mut Pd,
     _send_cq: *mut Cq,
     _recv_cq: *mut Cq,
     _srq: *mut c_void,
     _handle: u32,
     pub(super) qp_num: u32,
+}
+
+/// Something that has happened without being asked for.
+#[repr(C)]
+pub(super) struct AsyncEvent {
+    /// What it has happened to, by its kind: a pointer to a queue or a queue pair, or the number of a port in its first four bytes.
+    pub(super) element: *mut c_void,
+    pub(super) event_type: c_int,
 }
 
 /// What a device can do.

@@ -30,6 +30,8 @@ unsafe impl Sync for CompletionChannel {}
 pub struct CompletionQueue {
     channel: Arc<CompletionChannel>,
     pub(super) raw: *mut abi::Cq,
+    /// Who is told of what happens to it, and to its queue pairs.
+    pub(super) owner: u64,
 }
 
 // SAFETY: the interface allows all its calls from any thread; the pointer stays valid until this is dropped.
@@ -61,6 +63,8 @@ impl Status {
     pub const FLUSHED: Self = Self(5);
     /// The other end doesn't let us reach that memory.
     pub const REMOTE_ACCESS: Self = Self(10);
+    /// The device itself.
+    pub const FATAL: Self = Self(19);
 
     /// Whether it was done.
     pub fn is_ok(self) -> bool {
@@ -132,14 +136,16 @@ impl Drop for CompletionChannel {
 }
 
 impl CompletionQueue {
-    /// A queue for `entries` completions, which announces them on a channel of its own.
-    pub fn new(channel: Arc<CompletionChannel>, entries: u32) -> Result<Self, VerbsError> {
+    /// A queue for `entries` completions, which announces them on a channel of its own. [Events](Context::take_event) about it and its
+    /// queue pairs name the `owner`.
+    pub fn new(channel: Arc<CompletionChannel>, entries: u32, owner: u64) -> Result<Self, VerbsError> {
         let library = channel.context.library;
         let entries = i32::try_from(entries).unwrap_or(i32::MAX);
-        // SAFETY: context and channel live; the queue has no private pointer.
-        let raw = unsafe { (library.create_cq)(channel.context.raw, entries, ptr::null_mut(), channel.raw, 0) };
+        let private = ptr::without_provenance_mut(owner as usize);
+        // SAFETY: context and channel live; the private pointer is a number that nobody follows.
+        let raw = unsafe { (library.create_cq)(channel.context.raw, entries, private, channel.raw, 0) };
         let raw = Context::is_null("no completion queue (ibv_create_cq)", raw)?;
-        Ok(Self { channel, raw })
+        Ok(Self { channel, raw, owner })
     }
 
     /// What announces its completions.

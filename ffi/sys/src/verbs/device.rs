@@ -156,6 +156,7 @@ impl Context {
         }
         let mut context =
             Self { library, raw, name: name.to_owned(), reads_max: 0, work_max: 0, has_windows: false, ports: 0 };
+        super::event::never_block(raw)?;
         // SAFETY: a structure of numbers, for which zeros are values.
         let mut attributes: abi::DeviceAttr = unsafe { std::mem::zeroed() };
         // SAFETY: the context is open and the structure is whole.

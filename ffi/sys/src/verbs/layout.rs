@@ -3,8 +3,8 @@
 use std::mem::offset_of;
 
 use super::abi::{
-    AhAttr, BindMw, CompChannel, Context, ContextOps, DeviceAttr, Mr, Mw, PortAttr, Qp, QpAttr, QpCap, QpInitAttr,
-    RecvWr, SendWr, Sge, Wc,
+    AhAttr, AsyncEvent, BindMw, CompChannel, Context, ContextOps, Cq, DeviceAttr, Mr, Mw, PortAttr, Qp, QpAttr, QpCap,
+    QpInitAttr, RecvWr, SendWr, Sge, Wc,
 };
 
 /// What `<infiniband/verbs.h>` must say on this machine: expressions in C, and what they are here.
@@ -23,7 +23,11 @@ pub fn layout() -> Vec<(&'static str, usize)> {
         ("offsetof(struct ibv_mr, rkey)", offset_of!(Mr, rkey)),
         ("offsetof(struct ibv_mw, rkey)", offset_of!(Mw, rkey)),
         ("offsetof(struct ibv_comp_channel, fd)", offset_of!(CompChannel, fd)),
+        ("offsetof(struct ibv_cq, cq_context)", offset_of!(Cq, cq_context)),
+        ("offsetof(struct ibv_qp, qp_context)", offset_of!(Qp, qp_context)),
         ("offsetof(struct ibv_qp, qp_num)", offset_of!(Qp, qp_num)),
+        ("sizeof(struct ibv_async_event)", size_of::<AsyncEvent>()),
+        ("offsetof(struct ibv_async_event, event_type)", offset_of!(AsyncEvent, event_type)),
         ("sizeof(struct ibv_device_attr)", size_of::<DeviceAttr>()),
         ("offsetof(struct ibv_device_attr, max_qp_wr)", offset_of!(DeviceAttr, max_qp_wr)),
         ("offsetof(struct ibv_device_attr, device_cap_flags)", offset_of!(DeviceAttr, device_cap_flags)),
@@ -107,7 +111,11 @@ mod tests {
             ("offsetof(struct ibv_mr, lkey)", 36),
             ("offsetof(struct ibv_mr, rkey)", 40),
             ("offsetof(struct ibv_comp_channel, fd)", 8),
+            ("offsetof(struct ibv_cq, cq_context)", 16),
+            ("offsetof(struct ibv_qp, qp_context)", 8),
             ("offsetof(struct ibv_qp, qp_num)", 52),
+            ("sizeof(struct ibv_async_event)", 16),
+            ("offsetof(struct ibv_async_event, event_type)", 8),
             ("sizeof(struct ibv_device_attr)", 232),
             ("sizeof(struct ibv_port_attr)", 52),
             ("sizeof(struct ibv_qp_init_attr)", 64),

@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
 
 use super::VerbsError;
-use super::abi::{CompChannel, Context, Cq, Device, DeviceAttr, Mr, Pd, PortAttr, Qp, QpAttr, QpInitAttr};
+use super::abi::{AsyncEvent, CompChannel, Context, Cq, Device, DeviceAttr, Mr, Pd, PortAttr, Qp, QpAttr, QpInitAttr};
 
 /// The name that all of rdma-core's versions have had.
 const NAME: &CStr = c"libibverbs.so.1";
@@ -32,6 +32,8 @@ pub(super) struct Library {
     pub(super) destroy_cq: unsafe extern "C" fn(*mut Cq) -> c_int,
     pub(super) get_cq_event: unsafe extern "C" fn(*mut CompChannel, *mut *mut Cq, *mut *mut c_void) -> c_int,
     pub(super) ack_cq_events: unsafe extern "C" fn(*mut Cq, u32),
+    pub(super) get_async_event: unsafe extern "C" fn(*mut Context, *mut AsyncEvent) -> c_int,
+    pub(super) ack_async_event: unsafe extern "C" fn(*mut AsyncEvent),
     pub(super) create_qp: unsafe extern "C" fn(*mut Pd, *mut QpInitAttr) -> *mut Qp,
     pub(super) modify_qp: unsafe extern "C" fn(*mut Qp, *mut QpAttr, c_int) -> c_int,
     pub(super) destroy_qp: unsafe extern "C" fn(*mut Qp) -> c_int,
@@ -84,6 +86,8 @@ impl Library {
                 destroy_cq: symbol(handle, "ibv_destroy_cq", c"ibv_destroy_cq", BASE)?,
                 get_cq_event: symbol(handle, "ibv_get_cq_event", c"ibv_get_cq_event", BASE)?,
                 ack_cq_events: symbol(handle, "ibv_ack_cq_events", c"ibv_ack_cq_events", BASE)?,
+                get_async_event: symbol(handle, "ibv_get_async_event", c"ibv_get_async_event", BASE)?,
+                ack_async_event: symbol(handle, "ibv_ack_async_event", c"ibv_ack_async_event", BASE)?,
                 create_qp: symbol(handle, "ibv_create_qp", c"ibv_create_qp", BASE)?,
                 modify_qp: symbol(handle, "ibv_modify_qp", c"ibv_modify_qp", BASE)?,
                 destroy_qp: symbol(handle, "ibv_destroy_qp", c"ibv_destroy_qp", BASE)?,

@@ -170,7 +170,8 @@ impl QueuePair {
         capacity: Capacity,
     ) -> Result<Self, VerbsError> {
         let mut attributes = QpInitAttr {
-            qp_context: ptr::null_mut(),
+            // A number that nobody follows.
+            qp_context: ptr::without_provenance_mut(queue.owner as usize),
             send_cq: queue.raw,
             recv_cq: queue.raw,
             srq: ptr::null_mut(),

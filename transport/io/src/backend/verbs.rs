@@ -16,6 +16,7 @@ mod rail;
 mod receive;
 mod registrations;
 mod send;
+mod watch;
 mod wire;
 
 use std::io;
@@ -65,7 +66,28 @@ impl VerbsBackend {
     /// The same, with queue pairs that fail after so many pieces of work each, as a cable does that is pulled.
     #[must_use]
     pub fn failing_after(mut self, work: u64) -> Self {
-        self.rails.iter_mut().for_each(|rail| rail.fails_after = Some(work));
+        self.rails.iter_mut().for_each(|rail| rail.mishaps.fails_after = Some(work));
+        self
+    }
+
+    /// The same, whose links lose one completion each, after so many, as a driver with a mistake does.
+    #[must_use]
+    pub fn losing_after(mut self, completions: u64) -> Self {
+        self.rails.iter_mut().for_each(|rail| rail.mishaps.loses_after = Some(completions));
+        self
+    }
+
+    /// The same, of whose links one completion each, after so many, says that the device has failed.
+    #[must_use]
+    pub fn spoiling_after(mut self, completions: u64) -> Self {
+        self.rails.iter_mut().for_each(|rail| rail.mishaps.spoils_after = Some(completions));
+        self
+    }
+
+    /// The same, with room for so many completions and not for all that there may be: the device loses what doesn't fit.
+    #[must_use]
+    pub fn with_room_for(mut self, completions: u32) -> Self {
+        self.rails.iter_mut().for_each(|rail| rail.mishaps.completions = Some(completions));
         self
     }
 

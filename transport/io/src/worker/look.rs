@@ -3,6 +3,7 @@
 //! That is done for a moment without being told to, while something is under way and such looks find something: see [`Pace`]. Where both
 //! ends see the same memory there is a mailbox to look at; on a connection of TCP the kernel is asked, again and again.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -169,6 +170,7 @@ pub(crate) fn look_for(least: Duration, looks: usize, mut seen: impl FnMut() -> 
 pub(crate) struct Looking {
     worker: Arc<Worker>,
     peer: Arc<Peer>,
+    gave_up: Cell<bool>,
 }
 
 impl Looking {
@@ -183,7 +185,7 @@ impl Looking {
             inside.look(true);
             worker.wake_if_waiting(&mut inside);
         }
-        Some(Self { worker, peer })
+        Some(Self { worker, peer, gave_up: Cell::new(false) })
     }
 
     /// Nothing where somebody else looks already.
@@ -198,7 +200,13 @@ impl Looking {
 
     /// Takes in what has arrived.
     pub(crate) fn once(&self) {
+        self.worker.looks.fetch_add(1, Ordering::SeqCst);
         self.worker.look_once(&self.peer);
+    }
+
+    /// It has not come, and who has looked for it goes to sleep.
+    pub(crate) fn give_up(&self) {
+        self.gave_up.set(true);
     }
 }
 
@@ -215,8 +223,9 @@ impl Drop for Looking {
             }
         }
         // What has come until then was put for one who looked. If somebody else has the lock, it is the link's own to take.
-        self.once();
-        if self.worker.lock().link.peek() {
+        self.worker.look_once(&self.peer);
+        let is_left = self.gave_up.get() && self.worker.waits_beside.load(Ordering::SeqCst);
+        if is_left || self.worker.lock().link.peek() {
             self.worker.watch.wake.wake();
         }
     }

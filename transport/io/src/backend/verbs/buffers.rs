@@ -2,19 +2,38 @@
 #![allow(unsafe_code, reason = "a device reads and writes them")]
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use xfer_sys::verbs::{Access, MemoryRegion, Part, ProtectionDomain};
 
 use crate::memory::Region;
 
-/// Buffers of one length, each named by its number.
+/// Buffers of one length, each named by its number: some at first, and more once they are worth their memory.
 #[derive(Debug)]
 pub(super) struct Buffers {
+    domain: Arc<ProtectionDomain>,
+    access: Access,
+    len_bytes: usize,
+    first: Block,
+    more: OnceLock<Block>,
+}
+
+#[derive(Debug)]
+struct Block {
     /// Before the memory, so that it ends first.
     registration: MemoryRegion,
     memory: Region,
-    len_bytes: usize,
+    count: u16,
+}
+
+impl Block {
+    fn new(domain: &Arc<ProtectionDomain>, count: u16, len_bytes: usize, access: Access) -> io::Result<Self> {
+        let all = usize::from(count) * len_bytes;
+        let memory = Region::allocate(all as u64).map_err(io::Error::other)?;
+        // SAFETY: the memory outlives the registration, which is dropped first, and nobody looks at it but through `Buffers`.
+        let registration = unsafe { MemoryRegion::register(domain, memory.as_ptr(), all, access) }?;
+        Ok(Self { registration, memory, count })
+    }
 }
 
 impl Buffers {
@@ -26,11 +45,14 @@ impl Buffers {
     ) -> io::Result<Self> {
         // Each begins a line of the cache.
         let len_bytes = len_bytes.next_multiple_of(64);
-        let all = usize::from(count) * len_bytes;
-        let memory = Region::allocate(all as u64).map_err(io::Error::other)?;
-        // SAFETY: the memory outlives the registration, which is dropped first, and nobody looks at it but through `self`.
-        let registration = unsafe { MemoryRegion::register(domain, memory.as_ptr(), all, access) }?;
-        Ok(Self { registration, memory, len_bytes })
+        let first = Block::new(domain, count, len_bytes, access)?;
+        Ok(Self { domain: Arc::clone(domain), access, len_bytes, first, more: OnceLock::new() })
+    }
+
+    /// Makes them so many more. Only once.
+    pub(super) fn grow(&self, more: u16) -> io::Result<()> {
+        let block = Block::new(&self.domain, more, self.len_bytes, self.access)?;
+        self.more.set(block).map_err(|_| io::ErrorKind::AlreadyExists.into())
     }
 
     /// A buffer, or its first bytes, for a device.
@@ -38,7 +60,7 @@ impl Buffers {
         Part {
             start: self.at(number) as u64,
             len_bytes: len.min(self.len_bytes) as u32,
-            key: self.registration.local_key(),
+            key: self.block(number).0.registration.local_key(),
         }
     }
 
@@ -91,8 +113,16 @@ impl Buffers {
     }
 
     fn at(&self, number: u16) -> *mut u8 {
-        let count = self.memory.len_bytes() as usize / self.len_bytes;
-        debug_assert!(usize::from(number) < count);
-        self.memory.as_ptr().wrapping_add(usize::from(number).min(count - 1) * self.len_bytes)
+        let (block, number) = self.block(number);
+        debug_assert!(number < block.count);
+        block.memory.as_ptr().wrapping_add(usize::from(number.min(block.count - 1)) * self.len_bytes)
+    }
+
+    /// Where a buffer is, and as which one there.
+    fn block(&self, number: u16) -> (&Block, u16) {
+        match (number.checked_sub(self.first.count), self.more.get()) {
+            (Some(number), Some(more)) => (more, number),
+            _ => (&self.first, number),
+        }
     }
 }

@@ -32,11 +32,12 @@ use crate::intake::Intake;
 const CONTROL: u64 = 1;
 const COMPLETIONS: u64 = 2;
 const NUDGE: u64 = 3;
+const DEVICE: u64 = 4;
 
 /// One link.
 pub(super) struct VerbsLink {
     control: TcpStream,
-    /// Becomes readable when the connection or the completion channel does.
+    /// Becomes readable when the connection or the completion channel does, or something has happened to the device.
     readiness: Arc<OwnedFd>,
     stage: Stage,
     /// What the next completion is announced for: for the other end's packets only, or for anything.
@@ -66,6 +67,8 @@ struct Carrying {
     receiver: Receiver,
     sender: Sender,
     is_up: bool,
+    /// It has as much room as a link to a peer has.
+    has_grown: bool,
     /// The connection was closed by the other end.
     is_over: bool,
 }
@@ -180,7 +183,11 @@ impl VerbsLink {
 
     fn carry(&mut self, intake: &mut Intake) -> Result<(), LinkError> {
         let Stage::Carrying(carrying) = &mut self.stage else { return Err(LinkError::Closed) };
-        let (said, announced) = ready(&self.readiness)?;
+        let Ready { said, announced, happened } = ready(&self.readiness)?;
+        if happened {
+            let rail = carrying.wire.rail();
+            rail.watch.hear(&rail.context);
+        }
         if said {
             // Before the packets, since what was sent before the end has arrived by then.
             carrying.hear_of_the_end(&self.control)?;
@@ -196,8 +203,12 @@ impl VerbsLink {
     fn turn(&mut self, intake: &mut Intake) -> Result<(), LinkError> {
         let Stage::Carrying(carrying) = &mut self.stage else { return Ok(()) };
         let mut budget = crate::limits::READ_BUDGET_BYTES;
-        self.more = carrying.turn(intake, &mut budget)?;
-        match carrying.wire.failure() {
+        let turned = carrying.turn(intake, &mut budget);
+        let failure = carrying.wire.failure();
+        // What was taken in before the end is acknowledged all the same.
+        carrying.receiver.gather_acks(intake, turned.is_err() || failure.is_some() || carrying.is_over);
+        self.more = turned?;
+        match failure {
             Some(error) => Err(error),
             None if carrying.is_over && !self.more => Err(LinkError::Closed),
             None => Ok(()),
@@ -222,18 +233,29 @@ fn watch(stream: &TcpStream) -> io::Result<OwnedFd> {
 
 fn watch_wire(readiness: &OwnedFd, wire: &Wire) -> io::Result<()> {
     epoll::add(readiness, wire.nudge(), EventData::new_u64(NUDGE), EventFlags::IN)?;
+    epoll::add(readiness, wire.rail().context.events(), EventData::new_u64(DEVICE), EventFlags::IN)?;
     Ok(epoll::add(readiness, wire.descriptor(), EventData::new_u64(COMPLETIONS), EventFlags::IN)?)
 }
 
-/// Whether there is something on the connection, and whether completions were announced: one call in place of one for each.
-fn ready(readiness: &OwnedFd) -> io::Result<(bool, bool)> {
-    let mut events = [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 3];
+/// What there is something of.
+struct Ready {
+    /// On the connection.
+    said: bool,
+    /// Completions.
+    announced: bool,
+    /// Of the device, which is no link's alone.
+    happened: bool,
+}
+
+/// What there is something of: one call in place of one for each.
+fn ready(readiness: &OwnedFd) -> io::Result<Ready> {
+    let mut events = [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 4];
     match epoll::wait(readiness, &mut events[..], Some(&Timespec::default())) {
         Ok(count) => {
             let is_ready = |what| events[..count].iter().any(|event| event.data.u64() == what);
-            Ok((is_ready(CONTROL), is_ready(COMPLETIONS)))
+            Ok(Ready { said: is_ready(CONTROL), announced: is_ready(COMPLETIONS), happened: is_ready(DEVICE) })
         }
-        Err(rustix::io::Errno::INTR) => Ok((true, true)),
+        Err(rustix::io::Errno::INTR) => Ok(Ready { said: true, announced: true, happened: true }),
         Err(error) => Err(error.into()),
     }
 }
@@ -242,7 +264,7 @@ impl Carrying {
     fn new(wire: Arc<Wire>, is_up: bool) -> Self {
         let receiver = Receiver::new(&wire);
         let sender = Sender::new(&wire);
-        Self { wire, receiver, sender, is_up, is_over: false }
+        Self { wire, receiver, sender, is_up, has_grown: false, is_over: false }
     }
 
     /// Whether the next turn ends it.
@@ -257,6 +279,10 @@ impl Carrying {
 
     /// Everything that there is to do now. Whether there is more than the budget was for, or than may be taken in.
     fn turn(&mut self, intake: &mut Intake, budget: &mut usize) -> Result<bool, LinkError> {
+        if !self.has_grown && intake.knows_peer() {
+            self.has_grown = true;
+            self.wire.grow();
+        }
         self.wire.turn();
         self.wire.seen();
         // The first packet says that the other end is up too.

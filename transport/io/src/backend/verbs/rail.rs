@@ -6,8 +6,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use xfer_sys::verbs::{Context, Gid, GidKind, LinkLayer, Port, ProtectionDomain, VerbsError, device_names};
+use xfer_sys::verbs::{
+    Completion, Context, Gid, GidKind, LinkLayer, Port, ProtectionDomain, Status, VerbsError, device_names,
+};
 
+use super::watch::Watch;
 use crate::limits::RAILS_MAX;
 
 /// One way out of this machine.
@@ -18,8 +21,47 @@ pub(super) struct Rail {
     pub(super) gid: Gid,
     /// Whether sources are exposed through windows; no more once one could not be opened.
     pub(super) has_windows: Arc<AtomicBool>,
-    /// Work of each link after which its queue pair fails, for tests.
+    /// Who hears of what happens to the device: one for all its ports.
+    pub(super) watch: Arc<Watch>,
+    pub(super) mishaps: Mishaps,
+}
+
+/// What goes wrong with each link on purpose, for tests.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Mishaps {
+    /// Work after which its queue pair fails.
     pub(super) fails_after: Option<u64>,
+    /// Completions that are taken before one is lost.
+    pub(super) loses_after: Option<u64>,
+    /// Completions that are taken before one says that its work has failed.
+    pub(super) spoils_after: Option<u64>,
+    /// Room for so many completions, whatever is needed.
+    pub(super) completions: Option<u32>,
+}
+
+impl Mishaps {
+    /// Whether the queue pair has to fail before so much more work.
+    pub(super) fn is_to_fail(&mut self, work: usize) -> bool {
+        let Some(left) = &mut self.fails_after else { return false };
+        let less = left.checked_sub(work as u64);
+        *left = less.unwrap_or(*left);
+        less.is_none()
+    }
+
+    /// Loses and spoils what is to be lost and spoilt of what was found.
+    pub(super) fn befall(&mut self, found: &mut Vec<Completion>) {
+        let is_now = |at: &mut Option<u64>| {
+            let now = *at == Some(0);
+            *at = at.and_then(|left| left.checked_sub(1));
+            now
+        };
+        found.retain_mut(|completion| {
+            if is_now(&mut self.spoils_after) {
+                completion.status = Status::FATAL;
+            }
+            !is_now(&mut self.loses_after)
+        });
+    }
 }
 
 impl fmt::Display for Rail {
@@ -73,11 +115,11 @@ fn one(spec: &str) -> io::Result<Rail> {
     });
     let number = |text: Option<&str>| text.map(str::parse::<u8>).transpose().map_err(|_| wrong());
     let (port, gid) = (number(port)?, number(gid)?);
-    let context = Context::open(name)?;
+    let (context, watch) = (Context::open(name)?, Arc::default());
     let ports = port.map_or(context.port_numbers(), |port| port..=port);
     let mut why = format!("{name} has no such port");
     for number in ports {
-        match of_port(&context, number, gid) {
+        match of_port((&context, &watch), number, gid) {
             Ok(mut rails) if !rails.is_empty() => {
                 rails.sort_by_key(|rail| (rail.gid.kind, rail.gid.address().is_ipv6(), rail.gid.index));
                 return Ok(rails.swap_remove(0));
@@ -133,8 +175,9 @@ fn all() -> Result<Vec<Result<Rail, String>>, VerbsError> {
                 continue;
             }
         };
+        let watch = Arc::default();
         for number in context.port_numbers() {
-            match of_port(&context, number, None) {
+            match of_port((&context, &watch), number, None) {
                 Ok(rails) if rails.is_empty() => all.push(Err(format!("{name} port {number} has no address of IP"))),
                 Ok(rails) => all.extend(rails.into_iter().map(Ok)),
                 Err(why) => all.push(Err(why)),
@@ -145,7 +188,7 @@ fn all() -> Result<Vec<Result<Rail, String>>, VerbsError> {
 }
 
 /// The addresses of one port that can be used; with `index` the one that is there, of whatever kind.
-fn of_port(context: &Arc<Context>, number: u8, index: Option<u8>) -> Result<Vec<Rail>, String> {
+fn of_port((context, watch): (&Arc<Context>, &Arc<Watch>), number: u8, index: Option<u8>) -> Result<Vec<Rail>, String> {
     let name = context.name();
     let port = context.port(number).map_err(|error| format!("{name} port {number}: {error}"))?;
     if !port.is_active {
@@ -166,7 +209,8 @@ fn of_port(context: &Arc<Context>, number: u8, index: Option<u8>) -> Result<Vec<
         port,
         gid,
         has_windows: Arc::new(AtomicBool::new(context.has_windows())),
-        fails_after: None,
+        watch: Arc::clone(watch),
+        mishaps: Mishaps::default(),
     };
     Ok(gids.into_iter().map(rail).collect())
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use xfer_sys::verbs::{Access, MemoryRegion};
 use xfer_transport_core::frame::{FrameHeader, FrameKind};
+use xfer_transport_core::message::Ack;
 use xfer_transport_core::rdma::{Body, RdmaPacket};
 
 use super::registrations::Registrations;
@@ -15,15 +16,26 @@ use crate::Slice;
 use crate::backend::LinkError;
 use crate::backend::frame::{Frame, violation};
 use crate::intake::{Arriving, Intake, Pulling};
-use crate::limits::EXPOSED_CHUNKS_MAX;
+use crate::limits::{EXPOSED_BYTES_ENOUGH, EXPOSED_CHUNKS_MAX};
 
 /// Most that one read brings: it is still in the second-level cache when it is summed, which goes on while the next ones arrive.
 const PART_BYTES: usize = 128 << 10;
+
+/// While so many chunks of a link wait to have been read, acknowledgements wait for each other: the other end, which has to be woken
+/// for them, has enough to do meanwhile.
+const PULLS_ENOUGH: usize = 4;
+
+/// So many of them leave together, or what so many bytes are acknowledged by.
+const ACKS_ENOUGH: usize = 4;
+const ACKED_BYTES_ENOUGH: u64 = EXPOSED_BYTES_ENOUGH / 4;
 
 pub(super) struct Receiver {
     frame: Frame,
     /// Chunks that the device reads, in the order in which they were exposed.
     pulls: VecDeque<Pull>,
+    /// Acknowledgements that wait for others, and for how many bytes they are.
+    acks: Vec<Ack>,
+    acked_bytes: u64,
     registrations: Registrations,
 }
 
@@ -55,7 +67,7 @@ struct Reading {
 impl Receiver {
     pub(super) fn new(wire: &Wire) -> Self {
         let registrations = Registrations::new(wire.domain(), Access::LOCAL_WRITE);
-        Self { frame: Frame::None, pulls: VecDeque::new(), registrations }
+        Self { frame: Frame::None, pulls: VecDeque::new(), acks: Vec::new(), acked_bytes: 0, registrations }
     }
 
     /// Whether a chunk is being read, so that there will be more to say soon.
@@ -71,6 +83,19 @@ impl Receiver {
     /// Forgets what nobody has used for a while.
     pub(super) fn look(&mut self, now: Instant) {
         self.registrations.look(now);
+    }
+
+    /// Keeps back what there is to acknowledge while it can wait for more, which is sure to come: chunks are being read.
+    pub(super) fn gather_acks(&mut self, intake: &mut Intake, is_over: bool) {
+        if intake.acks.is_empty() && self.acks.is_empty() {
+            return;
+        }
+        self.acks.append(&mut intake.acks);
+        let enough = self.acks.len() >= ACKS_ENOUGH || self.acked_bytes >= ACKED_BYTES_ENOUGH;
+        if enough || is_over || self.pulls.len() < PULLS_ENOUGH {
+            intake.acks.append(&mut self.acks);
+            self.acked_bytes = 0;
+        }
     }
 
     /// Receives until nothing is left, or somebody has to look at what arrived first: then there is more.
@@ -188,6 +213,7 @@ impl Receiver {
                 return Ok(());
             }
             wire.took(*len as u64);
+            self.acked_bytes += *len as u64;
             self.pulls.pop_front();
             // Others are under way, or are about to be.
             wire.send_returns(true)?;

@@ -7,30 +7,32 @@
 //! only then.
 #![allow(unsafe_code, reason = "a device is given memory")]
 
+mod completions;
 mod exposures;
+mod order;
 mod packets;
 mod reads;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use xfer_sys::verbs::{
     Access, Capacity, Completion, CompletionChannel, CompletionQueue, MemoryRegion, MemoryWindow, Path,
     ProtectionDomain, QueuePair, Status, Timing, VerbsError, Work,
 };
-use xfer_transport_core::rdma::{self, Introduction, PACKET_BYTES_MAX};
+use xfer_transport_core::rdma::{Introduction, PACKET_BYTES_MAX};
 
 use self::exposures::Exposure;
+use self::order::Order;
 pub(super) use self::packets::Payload;
 pub(super) use self::reads::Reads;
 use super::buffers::Buffers;
-use super::rail::Rail;
+use super::rail::{Mishaps, Rail};
+use super::watch::next_owner;
 use crate::backend::LinkError;
 use crate::grants::random_u64;
-use crate::limits::{EXPOSED_CHUNKS_MAX, RDMA_ROOM, READS_MAX};
+use crate::limits::{EXPOSED_CHUNKS_MAX, RDMA_ROOM, RDMA_ROOM_AT_FIRST, READS_MAX};
 use crate::memory::Slice;
 use crate::wake::Wake;
 
@@ -51,6 +53,17 @@ mod kind {
 
     /// What is left for the number of what it is about.
     pub(super) const NUMBER: u64 = (1 << 56) - 1;
+
+    /// What work of this number does.
+    pub(super) fn words(id: u64) -> &'static str {
+        match id >> 56 {
+            ROOM => "receiving",
+            SEND => "sending",
+            READ => "reading the peer's memory",
+            OPEN => "opening a window",
+            _ => "closing a window",
+        }
+    }
 }
 
 /// One queue pair.
@@ -75,6 +88,8 @@ struct Queue {
     pair: QueuePair,
     /// Buffers of the outbox that no device has.
     free: Vec<u16>,
+    /// How many there are, and as many for what arrives.
+    room: u16,
     /// Packets that have arrived: which buffer, and how long.
     arrived: VecDeque<(u16, u32)>,
     /// Packets that the other end has room for.
@@ -99,8 +114,11 @@ struct Queue {
     /// Windows that are closed.
     windows: Vec<MemoryWindow>,
     failed: Option<Failure>,
-    /// Work that may still be posted before the queue pair fails on purpose.
-    left: Option<u64>,
+    order: Order,
+    /// Something that has arrived was lost here.
+    has_missed: bool,
+    /// What goes wrong on purpose, counted down.
+    mishaps: Mishaps,
     found: Vec<Completion>,
 }
 
@@ -129,7 +147,9 @@ impl Wire {
                 rail.context.work_max()
             )));
         }
-        let completions = Arc::new(CompletionQueue::new(channel, entries)?);
+        let owner = next_owner();
+        let entries = rail.mishaps.completions.unwrap_or(entries);
+        let completions = Arc::new(CompletionQueue::new(channel, entries, owner)?);
         let pair = match QueuePair::new(&domain, &completions, capacity) {
             // Some devices refuse what they can't copy.
             Err(_) => QueuePair::new(&domain, &completions, Capacity { inline_bytes: 0, ..capacity })?,
@@ -139,7 +159,8 @@ impl Wire {
         let wire = Self {
             queue: Mutex::new(Queue {
                 pair,
-                free: (0..RDMA_ROOM).rev().collect(),
+                free: (0..RDMA_ROOM_AT_FIRST).rev().collect(),
+                room: RDMA_ROOM_AT_FIRST,
                 arrived: VecDeque::new(),
                 credits: 0,
                 freed: 0,
@@ -154,24 +175,25 @@ impl Wire {
                 closing: Vec::new(),
                 windows: Vec::new(),
                 failed: None,
-                left: rail.fails_after,
+                order: Order::default(),
+                has_missed: false,
+                mishaps: rail.mishaps,
                 found: Vec::new(),
             }),
             completions,
             nudge: Wake::new()?,
             rail: rail.clone(),
             psn: random_u64() as u32 >> 8,
-            room: Buffers::new(&domain, RDMA_ROOM, PACKET_BYTES_MAX, Access::LOCAL_WRITE)?,
-            outbox: Buffers::new(&domain, RDMA_ROOM, PACKET_BYTES_MAX, Access::LOCAL_READ)?,
+            room: Buffers::new(&domain, RDMA_ROOM_AT_FIRST, PACKET_BYTES_MAX, Access::LOCAL_WRITE)?,
+            outbox: Buffers::new(&domain, RDMA_ROOM_AT_FIRST, PACKET_BYTES_MAX, Access::LOCAL_READ)?,
             domain,
         };
-        {
-            let queue = wire.lock();
-            for buffer in 0..RDMA_ROOM {
-                wire.post_room(&queue, buffer)?;
-            }
+        for buffer in 0..RDMA_ROOM_AT_FIRST {
+            wire.post_room(&mut wire.lock(), buffer)?;
         }
-        Ok(Arc::new(wire))
+        let wire = Arc::new(wire);
+        rail.watch.add(owner, rail.port.number, &wire);
+        Ok(wire)
     }
 
     pub(super) fn rail(&self) -> &Rail {
@@ -191,7 +213,7 @@ impl Wire {
             mtu_bytes: self.rail.port.mtu_bytes,
             reads: self.reads(),
             rail,
-            room: RDMA_ROOM,
+            room: RDMA_ROOM_AT_FIRST,
         }
     }
 
@@ -217,67 +239,6 @@ impl Wire {
         self.rail.context.reads_max().min(READS_MAX)
     }
 
-    // Completions.
-
-    /// Takes in what has completed.
-    pub(super) fn turn(&self) {
-        let mut over = Vec::new();
-        {
-            let mut queue = self.lock();
-            self.take_in(&mut queue, &mut over);
-        }
-        // Their memory may be somebody's whose end takes other locks.
-        drop(over);
-    }
-
-    /// The same by another thread than the link's, which may sleep: it has asked to be told of what it waited for then, and this may be
-    /// what it waits for since.
-    fn turn_for_another(&self) {
-        self.turn();
-        if self.lock().news {
-            self.nudge.wake();
-        }
-    }
-
-    /// Takes in what has completed, and says whether there is something to do.
-    pub(super) fn peek(&self) -> bool {
-        self.turn();
-        let queue = self.lock();
-        queue.news || queue.failed.is_some()
-    }
-
-    /// All that there is to do is about to be done.
-    pub(super) fn seen(&self) {
-        self.lock().news = false;
-    }
-
-    /// Whether only packets of the other end are waited for. Everything that is told otherwise costs a wake-up: that a packet has
-    /// left, or a window is closed, matters only where there is no room for another.
-    pub(super) fn waits_for_packets_only(&self) -> bool {
-        let queue = self.lock();
-        queue.posted == queue.done && !queue.free.is_empty() && !queue.is_full_of_exposures()
-    }
-
-    /// Has the next completion announced by the descriptor; or, with `only_sent`, the next packet.
-    pub(super) fn arm(&self, only_sent: bool) -> io::Result<()> {
-        Ok(self.completions.arm(only_sent)?)
-    }
-
-    /// Whether something was announced; then it has to be armed again.
-    pub(super) fn take_announcement(&self) -> bool {
-        self.completions.take_announcement()
-    }
-
-    /// What wakes the link's thread besides.
-    pub(super) fn nudge(&self) -> &Wake {
-        &self.nudge
-    }
-
-    /// What becomes readable when something was announced.
-    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.completions.channel().as_fd()
-    }
-
     /// Why nothing more goes over it, once that is so.
     pub(super) fn failure(&self) -> Option<LinkError> {
         let failed = self.lock().failed.clone()?;
@@ -294,75 +255,14 @@ impl Wire {
         self.lock().fail_with(Failure::Call(error.to_string()));
     }
 
-    pub(super) fn has_failed(&self) -> bool {
-        self.lock().failed.is_some()
+    /// Something has happened to the device that ends it.
+    pub(super) fn ended_by(&self, why: &str) {
+        self.lock().fail_with(Failure::Call(why.to_owned()));
+        self.nudge.wake();
     }
 
-    fn take_in(&self, queue: &mut Queue, over: &mut Vec<Exposure>) {
-        let mut found = std::mem::take(&mut queue.found);
-        loop {
-            match self.completions.poll(|completion| found.push(completion)) {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) => {
-                    queue.fail_with(Failure::Call(error.to_string()));
-                    break;
-                }
-            }
-        }
-        for completion in found.drain(..) {
-            let number = completion.id as u16;
-            let what = match completion.id >> 56 {
-                kind::ROOM => "receiving",
-                kind::SEND => "sending",
-                kind::READ => "reading the peer's memory",
-                kind::OPEN => "opening a window",
-                _ => "closing a window",
-            };
-            if completion.id >> 56 == kind::OPEN && !completion.status.is_ok() && completion.status != Status::FLUSHED {
-                // The next link does without them.
-                tracing::warn!("no windows over {}: {}", self.rail, completion.status);
-                self.rail.has_windows.store(false, Ordering::Relaxed);
-            }
-            if !completion.status.is_ok() {
-                queue.fail_with(Failure::Status(completion.status, what));
-            }
-            match completion.id >> 56 {
-                kind::READ => {
-                    queue.done += 1;
-                    queue.news = true;
-                    while queue.landing.front().is_some_and(|(until, ..)| *until <= queue.done) {
-                        queue.landing.pop_front();
-                    }
-                }
-                kind::SEND => {
-                    queue.news |= queue.free.is_empty();
-                    queue.free.push(number);
-                }
-                kind::CLOSE if completion.status.is_ok() => {
-                    queue.news |= queue.is_full_of_exposures();
-                    queue.closed(completion.id & kind::NUMBER, over);
-                }
-                kind::ROOM if completion.status.is_ok() => {
-                    // SAFETY: what has arrived is ours until the buffer is posted again.
-                    let bytes = unsafe { self.room.bytes(number, completion.len_bytes as usize) };
-                    match rdma::numbers_of(bytes) {
-                        Some((taken, freed)) => {
-                            queue.credits += u32::from(freed);
-                            if queue.credits > u32::from(RDMA_ROOM) {
-                                queue.fail_with(Failure::Violation("it has more room than there is"));
-                            }
-                            queue.take(taken, over);
-                            queue.arrived.push_back((number, completion.len_bytes));
-                            queue.news = true;
-                        }
-                        None => queue.fail_with(Failure::Violation("a packet without its head")),
-                    }
-                }
-                _ => {}
-            }
-        }
-        queue.found = found;
+    pub(super) fn has_failed(&self) -> bool {
+        self.lock().failed.is_some()
     }
 
     // The end.
@@ -398,11 +298,11 @@ impl Queue {
     ///
     /// As for [`QueuePair::post`].
     unsafe fn post<const COUNT: usize>(&mut self, pieces: [(u64, &Work<'_>); COUNT]) -> Result<(), VerbsError> {
-        if let Some(left) = &mut self.left {
-            match left.checked_sub(COUNT as u64) {
-                Some(less) => *left = less,
-                None => self.pair.fail()?,
-            }
+        if self.mishaps.is_to_fail(COUNT) {
+            self.pair.fail()?;
+        }
+        for (id, work) in pieces {
+            self.order.posted(id, !matches!(work, Work::Open { .. }));
         }
         // SAFETY: the caller's word.
         unsafe { self.pair.post(pieces) }

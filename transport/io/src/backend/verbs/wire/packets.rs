@@ -8,14 +8,11 @@ use xfer_transport_core::rdma::{Body, RdmaPacket};
 
 use super::{Failure, Queue, Wire, kind};
 use crate::backend::LinkError;
-use crate::limits::{EXPOSED_BYTES_ENOUGH, RDMA_ROOM};
+use crate::limits::{EXPOSED_BYTES_ENOUGH, RDMA_ROOM, RDMA_ROOM_AT_FIRST};
 use crate::memory::Slice;
 
 /// What is left of the other end's room to packets that say that there is room here: else both ends could wait for each other.
 const ROOM_FOR_RETURNS: u32 = 2;
-
-/// Room that has come free here without being said.
-const RETURN_AFTER: u16 = RDMA_ROOM / 2;
 
 /// What was taken is said when so many chunks, or so many bytes, were: of small ones several at once, of large ones each, since the
 /// other end may expose only so much.
@@ -37,6 +34,26 @@ pub(in crate::backend::verbs) enum Payload<'a> {
 }
 
 impl Wire {
+    /// The other end is known, and may have as much room here as any. Where so much memory may not be registered, it goes with what
+    /// there is.
+    pub(in crate::backend::verbs) fn grow(&self) {
+        let more = RDMA_ROOM - RDMA_ROOM_AT_FIRST;
+        let grown = self.outbox.grow(more).and_then(|()| self.room.grow(more));
+        let mut queue = self.lock();
+        let grown = grown.and_then(|()| {
+            for buffer in RDMA_ROOM_AT_FIRST..RDMA_ROOM {
+                self.post_room(&mut queue, buffer)?;
+                queue.freed += 1;
+                queue.free.push(buffer);
+                queue.room += 1;
+            }
+            Ok(())
+        });
+        if let Err(error) = grown {
+            tracing::warn!("room for {} packets at a time over {}: {error}", queue.room, self.rail);
+        }
+    }
+
     /// Looks at the oldest packet that has arrived, and makes room for another.
     pub(in crate::backend::verbs) fn next_packet<R>(
         &self,
@@ -47,7 +64,7 @@ impl Wire {
         let result = look(unsafe { self.room.bytes(buffer, len_bytes as usize) });
         let mut queue = self.lock();
         if queue.failed.is_none() {
-            self.post_room(&queue, buffer).map_err(io::Error::from)?;
+            self.post_room(&mut queue, buffer).map_err(io::Error::from)?;
             queue.freed += 1;
         }
         Ok(Some(result))
@@ -65,7 +82,8 @@ impl Wire {
 
     /// Whether all that was sent has arrived at the other end.
     pub(in crate::backend::verbs) fn is_drained(&self) -> bool {
-        self.lock().free.len() == usize::from(RDMA_ROOM)
+        let queue = self.lock();
+        queue.free.len() == usize::from(queue.room)
     }
 
     /// Sends a packet, if there is room for it.
@@ -88,7 +106,7 @@ impl Wire {
     /// is about to be taken. `false`: it has to be said again later.
     pub(in crate::backend::verbs) fn send_returns(&self, busy: bool) -> io::Result<bool> {
         let mut queue = self.lock();
-        let credits_due = queue.freed >= RETURN_AFTER;
+        let credits_due = queue.freed >= queue.room / 2;
         let enough = queue.taken >= TAKEN_ENOUGH || queue.taken_bytes >= TAKEN_BYTES_ENOUGH;
         let taken_due = queue.taken > 0 && (enough || !busy);
         if !credits_due && !taken_due || queue.failed.is_some() {
@@ -128,10 +146,11 @@ impl Wire {
         Ok(Packed { buffer, taken, work: Work::Send { part, inline } })
     }
 
-    pub(super) fn post_room(&self, queue: &Queue, buffer: u16) -> Result<(), VerbsError> {
-        let part = self.room.part(buffer, self.room.len_bytes());
+    pub(super) fn post_room(&self, queue: &mut Queue, buffer: u16) -> Result<(), VerbsError> {
+        let (id, part) = (kind::ROOM << 56 | u64::from(buffer), self.room.part(buffer, self.room.len_bytes()));
+        queue.order.room_posted(id);
         // SAFETY: the room outlives the queue pair, and the buffer is not looked at before something has arrived in it.
-        unsafe { queue.pair.post_room(kind::ROOM << 56 | u64::from(buffer), part) }
+        unsafe { queue.pair.post_room(id, part) }
     }
 }
 
