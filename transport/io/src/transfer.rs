@@ -133,7 +133,8 @@ impl TransferHandle {
             && self.try_result().is_none()
         {
             peer.cancel(*id);
-            self.0.close_gate();
+            // How that ended is asked again at the end of the transfer.
+            let _ = self.0.close_gate();
             // The path gives up on the proof after FENCE_TIMEOUT; the margin is for the thread that says so.
             let _ = self.wait(Some(FENCE_TIMEOUT + Duration::from_millis(100)));
         }
@@ -209,13 +210,25 @@ impl Transfer {
         Some(Source { slice, transfer: Arc::clone(self) })
     }
 
-    /// The source is read no more when this returns.
-    pub(crate) fn close_gate(&self) {
+    /// The source is read no more when this returns; or, if there is no proof of that within a second, `false`.
+    pub(crate) fn close_gate(&self) -> bool {
         // Links copy without waiting, so whoever is inside leaves within a copy of one chunk; and a device that doesn't come to an
         // end by itself is stopped.
-        if !self.gate.close(FENCE_TIMEOUT) {
-            tracing::error!("a link reads a source for more than {FENCE_TIMEOUT:?}");
+        self.gate.close(FENCE_TIMEOUT)
+    }
+
+    /// The same at the end of the transfer, whose bytes have all arrived if it is `done`.
+    pub(crate) fn stop_reading(&self, done: bool) -> bool {
+        if done {
+            self.gate.finish();
         }
+        let closed = self.close_gate();
+        if !closed {
+            tracing::error!(
+                "a source is still read {FENCE_TIMEOUT:?} after its transfer: it is kept until that is over"
+            );
+        }
+        closed
     }
 
     /// It is over: tells everyone who waits. Only the first end counts.
@@ -223,7 +236,7 @@ impl Transfer {
         if result.is_ok() {
             self.gate.finish();
         }
-        self.close_gate();
+        let fenced = self.close_gate() && fenced;
         let mut state = self.lock();
         if state.result.is_some() {
             return false;
@@ -277,8 +290,9 @@ impl Transfer {
         state
     }
 
-    /// Held back no longer.
+    /// Held back no longer. What a device still reads keeps its memory by itself.
     pub(crate) fn release(&self, fenced: bool) {
+        let fenced = self.close_gate() && fenced;
         let mut state = self.lock();
         state.source = None;
         state.fenced |= fenced;
@@ -384,5 +398,27 @@ impl Drop for Exposed {
 impl fmt::Debug for Exposed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Exposed({}: {:?})", self.number, self.slice)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Region;
+
+    #[test]
+    fn a_source_that_is_still_read_is_not_fenced() {
+        let region = Region::from_vec(vec![1; 8]);
+        let transfer = Arc::new(Transfer::new(Lane::Step, 8, Some(region.all())));
+        let source = transfer.source(0, 8).expect("all of it");
+        let reading = source.read().expect("the gate is open");
+        assert!(transfer.end(Err(TransferError::Cancelled), true));
+        let handle = TransferHandle::new(Arc::clone(&transfer));
+        assert_eq!(handle.cancel(), Cancelled::Quarantined);
+        transfer.release(true);
+        assert_eq!(handle.cancel(), Cancelled::Quarantined, "the other end's proof is not ours");
+        drop(reading);
+        transfer.release(true);
+        assert_eq!(handle.cancel(), Cancelled::Fenced);
     }
 }
