@@ -338,14 +338,22 @@ impl Source {
     /// The bytes for a device, which reads them on the other end's behalf until what this returns is dropped; nothing if they
     /// must not be read any more. A cancel waits for that, and tells `reader` to see to it.
     pub(crate) fn expose(&self, reader: Arc<dyn Reader>, number: u64) -> Option<Exposed> {
-        if !self.transfer.gate.admit(reader, number) {
-            return None;
-        }
-        let exposed = Exposed { slice: self.slice.clone(), transfer: Arc::clone(&self.transfer), number };
-        if let Some(counters) = exposed.counters() {
+        let exposed = Exposed(self.admit(reader, number)?);
+        if let Some(counters) = exposed.0.counters() {
             add(&counters.exposed_bytes, self.slice.len_bytes());
         }
         Some(exposed)
+    }
+
+    /// The same for one who reads them on our own behalf.
+    pub(crate) fn admit(&self, reader: Arc<dyn Reader>, number: u64) -> Option<Admitted> {
+        let admitted = self.transfer.gate.admit(reader, number);
+        admitted.then(|| Admitted {
+            slice: self.slice.clone(),
+            transfer: Arc::clone(&self.transfer),
+            number,
+            is_inside: true,
+        })
     }
 }
 
@@ -368,36 +376,66 @@ impl Reading<'_> {
     }
 }
 
-/// A source that a device may read. Drop it once that is over for sure.
-pub(crate) struct Exposed {
+/// A source that somebody reads without our copying it. Drop it once that is over for sure.
+pub(crate) struct Admitted {
     slice: Slice,
     transfer: Arc<Transfer>,
     number: u64,
+    is_inside: bool,
 }
 
-impl Exposed {
+impl Admitted {
     /// The bytes.
     pub(crate) fn slice(&self) -> &Slice {
         &self.slice
     }
 
-    fn counters(&self) -> Option<&Counters> {
+    /// Under which number it was admitted.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Nobody has to wait for its end any more; the memory is kept all the same.
+    pub(crate) fn leave(&mut self) {
+        if std::mem::take(&mut self.is_inside) {
+            self.transfer.gate.leave(self.number);
+        }
+    }
+
+    /// Those of its endpoint.
+    pub(crate) fn counters(&self) -> Option<&Counters> {
         self.transfer.at.get().map(|(peer, _)| &*peer.shared.counters)
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl fmt::Debug for Admitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {:?}", self.number, self.slice)
+    }
+}
+
+/// A source that the other end may read. Drop it once that is over for sure.
+#[derive(Debug)]
+pub(crate) struct Exposed(Admitted);
+
+impl Exposed {
+    /// The bytes.
+    pub(crate) fn slice(&self) -> &Slice {
+        self.0.slice()
     }
 }
 
 impl Drop for Exposed {
     fn drop(&mut self) {
-        if let Some(counters) = self.counters() {
-            subtract(&counters.exposed_bytes, self.slice.len_bytes());
+        if let Some(counters) = self.0.counters() {
+            subtract(&counters.exposed_bytes, self.0.slice.len_bytes());
         }
-        self.transfer.gate.leave(self.number);
-    }
-}
-
-impl fmt::Debug for Exposed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Exposed({}: {:?})", self.number, self.slice)
     }
 }
 
