@@ -25,7 +25,7 @@ cargo = PYO3_PYTHON=$(VENV_PYTHON) cargo
 say = @printf '== %s\n' "$(1)"
 
 .PHONY: help setup wheel demo lint test test-rust test-rdma test-python
-.PHONY: sim sim-campaign fuzz explore mutants bench bench-rdma bench-peers bench-ways canary soak clean
+.PHONY: sim sim-campaign fuzz explore mutants bench bench-rdma bench-zerocopy bench-peers bench-ways canary soak clean
 
 help: ## lists these targets
 	@printf 'usage: make TARGET\n\n'
@@ -130,6 +130,11 @@ bench-rdma: ## measures RDMA beside perftest, in one virtual machine
 	$(call say,RDMA beside perftest)
 	@.ci/toolchain
 	@.ci/bench-rdma $(TARGET)
+
+bench-zerocopy: ## measures TCP with the kernel's copy and without, between two network cards in a virtual machine
+	$(call say,TCP with and without the kernel's copy)
+	@.ci/toolchain
+	@.ci/bench-zerocopy $(TARGET)
 
 bench-peers: setup ## what UCX, Gloo, ZeroMQ, NIXL and Mooncake move here, in turn with xfer (they go into the cache): ARGS='--help'
 	@$(cargo) build --locked --quiet --release --package xfer-cli --bin xfer-bench

@@ -125,6 +125,7 @@ impl EngineBuilder {
         endpoint_config.egress_bytes_per_s = config.egress_bytes_per_s;
         endpoint_config.busy_poll = config.busy_poll;
         endpoint_config.fetches = config.shm_fetch;
+        endpoint_config.zerocopy = config.zerocopy;
         endpoint_config.verbs_device.clone_from(&config.verbs_device);
         let endpoint = Endpoint::start(endpoint_config)?;
         publish_ticket(&*store, rank, incarnation, &endpoint.ticket())?;

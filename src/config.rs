@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use xfer_migrate::store::Exposure;
+use xfer_transport::backend::tcp::ZeroCopy;
 use xfer_transport_core::BackendId;
 
 use crate::notice::{self, limits::EC2_METADATA_URL};
@@ -67,6 +68,8 @@ pub struct Config {
     pub busy_poll: Duration,
     /// Whether memory that isn't shared is fetched from processes of this machine.
     pub shm_fetch: bool,
+    /// From which size on TCP sends chunks without the kernel's copy.
+    pub zerocopy: ZeroCopy,
     /// The RDMA devices to use; `None` takes the one whose port has the address of `bind`.
     pub verbs_device: Option<String>,
     /// Whether to listen where other machines reach us although nobody is asked who he is.
@@ -222,6 +225,7 @@ impl Config {
             egress_bytes_per_s: reader.value(&settings::EGRESS, parse::rate)?,
             busy_poll: reader.value(&settings::BUSY_POLL, parse::duration)?,
             shm_fetch: reader.value(&settings::SHM_FETCH, parse::switch)?,
+            zerocopy: reader.value(&settings::ZEROCOPY, parse::zerocopy)?,
             verbs_device: reader.value(&settings::VERBS_DEVICE, parse::verbs_device)?,
             insecure: reader.value(&settings::INSECURE, parse::switch)?,
             notice_file: reader.optional(&settings::NOTICE_FILE, parse::text)?.map(PathBuf::from),

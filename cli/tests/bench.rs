@@ -92,6 +92,19 @@ fn every_test_runs_over_both_transports() {
 }
 
 #[test]
+fn what_comes_of_sending_without_a_copy_is_said() {
+    let options = ["--transport", "tcp", "--size", "1M", "--iters", "4", "--lane", "bulk"];
+    for (zerocopy, said) in [("auto", true), ("64K", true), ("0", false)] {
+        let document = measured(&[&["--zerocopy", zerocopy], &options[..]].concat());
+        let result = &document["results"][0];
+        let sentence = result["path"]["ordinary"].as_str();
+        assert_eq!(sentence.is_some_and(|sentence| sentence.contains("by the kernel")), said, "{zerocopy}: {result}");
+        assert_eq!(result["verify"]["wrong"], 0);
+    }
+    assert_eq!(run(&["-l", "--zerocopy", "some"]).status.code(), Some(1));
+}
+
+#[test]
 fn a_hand_over_is_measured_against_its_notice_and_checked() {
     for transport in ["tcp", "shm"] {
         let document = measured(&["--test", "migrate", "--transport", transport, "--size", "5M", "--iters", "2"]);

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use xfer_transport::backend::tcp::ZeroCopy;
 use xfer_transport_core::BackendId;
 
 use super::LogFormat;
@@ -90,6 +91,24 @@ pub fn transports(text: &str) -> Result<Option<Vec<BackendId>>, String> {
         }
     }
     Ok(Some(found))
+}
+
+/// From which size on chunks are sent without the kernel's copy: `auto`, a size, or `0` for never.
+pub fn zerocopy(text: &str) -> Result<ZeroCopy, String> {
+    let least = match text {
+        "auto" => return Ok(ZeroCopy::AUTO),
+        "off" => 0,
+        text => size(text).map_err(|_| expected_zerocopy())?,
+    };
+    match u32::try_from(least) {
+        Ok(0) => Ok(ZeroCopy::Off),
+        Ok(least) => Ok(ZeroCopy::From(least)),
+        Err(_) => Err(expected_zerocopy()),
+    }
+}
+
+fn expected_zerocopy() -> String {
+    "chunks are sent without a copy from auto or a size as 256KiB on, or never, which is 0".to_owned()
 }
 
 pub(super) fn chunk(text: &str) -> Result<u32, String> {

@@ -104,6 +104,11 @@ pub(super) const SHM_FETCH: Setting = Setting {
     default: DefaultValue::Is("1"),
     meaning: "`0` keeps processes of one machine from reading each other's memory: what isn't shared goes through a ring.",
 };
+pub(super) const ZEROCOPY: Setting = Setting {
+    name: "XFER_ZEROCOPY",
+    default: DefaultValue::Is("0"),
+    meaning: "`auto` has TCP send large chunks without the kernel's copy, where a link gains by it; `256KiB` from that size on; `0` never.",
+};
 pub(super) const VERBS_DEVICE: Setting = Setting {
     name: "XFER_VERBS_DEVICE",
     default: DefaultValue::Follows("the device whose port has the address of `XFER_BIND`"),
@@ -151,7 +156,7 @@ pub(super) const CONFIG: Setting = Setting {
 };
 
 /// Everything that can be set. At most 25: what nobody needs to set isn't here.
-pub const SETTINGS: [Setting; 21] = [
+pub const SETTINGS: [Setting; 22] = [
     STORE,
     STORE_TIMEOUT,
     START_TIMEOUT,
@@ -164,6 +169,7 @@ pub const SETTINGS: [Setting; 21] = [
     EGRESS,
     BUSY_POLL,
     SHM_FETCH,
+    ZEROCOPY,
     VERBS_DEVICE,
     INSECURE,
     NOTICE_FILE,

@@ -86,6 +86,19 @@ fn rdma_devices_are_named_with_or_without_a_place() {
 }
 
 #[test]
+fn copies_are_left_out_of_no_chunk_of_large_ones_or_from_a_size_on() {
+    let zerocopy = |text| resolve(&[("XFER_ZEROCOPY", text)]).map(|config| config.zerocopy);
+    assert_eq!(resolve(&[]).unwrap().zerocopy, ZeroCopy::Off);
+    assert_eq!(
+        ["0", "off", "auto", "64KiB", "4294967295"].map(|text| zerocopy(text).unwrap()),
+        [ZeroCopy::Off, ZeroCopy::Off, ZeroCopy::AUTO, ZeroCopy::From(64 << 10), ZeroCopy::From(u32::MAX),]
+    );
+    for text in ["yes", "-1", "4GiB"] {
+        assert!(zerocopy(text).unwrap_err().to_string().contains("256KiB"), "{text}");
+    }
+}
+
+#[test]
 fn an_empty_variable_is_none() {
     assert_eq!(resolve(&[("XFER_LINKS", ""), ("RANK", "")]).unwrap().links_per_peer, 2);
 }

@@ -171,6 +171,7 @@ fn start_endpoint(options: &Options, id: PeerId, talk: &TcpStream) -> Outcome<En
     config.links_per_peer = options.links as usize;
     config.busy_poll = Duration::from_micros(options.busy_poll);
     config.transports.clone_from(&options.transport.0);
+    config.zerocopy = options.zerocopy;
     config.verbs_device.clone_from(&options.verbs_device);
     Endpoint::start(config).map_err(Failure::usage)
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use xfer::config::parse;
+use xfer_transport::backend::tcp::ZeroCopy;
 use xfer_transport::core::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN};
 use xfer_transport::{BackendId, Lane};
 
@@ -99,6 +100,9 @@ pub(crate) struct Options {
     /// The RDMA devices of this end, as device[:port[/gid]]; else the one whose port has the address.
     #[arg(long, env = "XFER_VERBS_DEVICE")]
     pub(crate) verbs_device: Option<String>,
+    /// From which size on TCP sends chunks without the kernel's copy: auto, a size, or 0 for never.
+    #[arg(long, env = "XFER_ZEROCOPY", value_name = "auto|SIZE|0", default_value = "0", value_parser = zerocopy)]
+    pub(crate) zerocopy: ZeroCopy,
     /// Fails unless the bytes go over this.
     #[arg(long, value_name = "shm|verbs|tcp", value_parser = backend)]
     pub(crate) require_path: Option<BackendId>,
@@ -223,6 +227,10 @@ fn size(text: &str) -> Result<u64, String> {
         || parse::size(text).map_err(|_| "a size is a number of bytes, as in 65536, 64K or 1MB".into()),
         Ok,
     )
+}
+
+fn zerocopy(text: &str) -> Result<ZeroCopy, String> {
+    parse::zerocopy(text).or_else(|error| parse::zerocopy(&size(text).map_err(|_| error)?.to_string()))
 }
 
 fn chunk(text: &str) -> Result<u64, String> {

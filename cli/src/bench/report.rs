@@ -5,6 +5,7 @@ use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
+use xfer_transport::backend::Manner;
 use xfer_transport::{BackendId, Route};
 
 use crate::ceiling::Ceiling;
@@ -52,9 +53,10 @@ impl Row {
     }
 
     /// What both ends had of the processors for a GB, and what the plain copy has.
-    fn processor_s_per_gb(&self) -> Option<[f64; 2]> {
-        let line = self.ceiling.as_ref()?.of(self.route.over).processor_s_per_gb;
-        Some([self.processor?.as_secs_f64() / (self.bytes as f64 / 1e9).max(f64::MIN_POSITIVE), line])
+    fn processor_s_per_gb(&self) -> [Option<f64>; 2] {
+        let ours = |time: Duration| time.as_secs_f64() / (self.bytes as f64 / 1e9).max(f64::MIN_POSITIVE);
+        let line = self.ceiling.as_ref().map(|ceiling| ceiling.of(self.route.over).processor_s_per_gb);
+        [self.processor.map(ours), line]
     }
 
     fn json(&self) -> Value {
@@ -86,7 +88,7 @@ impl Row {
             let [raw_tcp, memcpy] = [ceiling.raw_tcp.gb_per_s, ceiling.memcpy.gb_per_s];
             result["ceiling_gbps"] = json!({ "raw_tcp": raw_tcp, "memcpy": memcpy });
         }
-        if let Some([ours, line]) = self.processor_s_per_gb() {
+        if let [Some(ours), line] = self.processor_s_per_gb() {
             result["cpu"] = json!({ "s_per_gb": ours, "line_s_per_gb": line });
         }
         for (name, value) in &self.extra {
@@ -148,7 +150,7 @@ impl Row {
                 cells.push(("line%", self.line_pct().map_or("-".to_owned(), |pct| format!("{pct:.0}"))));
                 if options.cpu_util {
                     let shown =
-                        |at: usize| self.processor_s_per_gb().map_or("-".into(), |both| format!("{:.3}", both[at]));
+                        |at: usize| self.processor_s_per_gb()[at].map_or("-".into(), |time| format!("{time:.3}"));
                     cells.extend([("cpu(s/GB)", shown(0)), ("line's", shown(1))]);
                 }
                 cells.push(("#wrong", self.verified.map_or("-".to_owned(), |(_, wrong)| wrong.to_string())));
@@ -170,6 +172,8 @@ pub(crate) struct Report {
     options: Options,
     started: f64,
     hosts: Vec<Value>,
+    /// How ordinary memory is moved, as was said last.
+    manner: Option<Manner>,
     results: Vec<Value>,
     csv: Option<File>,
     jsonl: Option<File>,
@@ -191,6 +195,7 @@ impl Report {
             options: options.clone(),
             started,
             hosts: vec![machine::describe()],
+            manner: None,
             results: Vec::new(),
             csv: open(&options.csv, false)?,
             jsonl: open(&options.jsonl, true)?,
@@ -215,9 +220,7 @@ impl Report {
             }
             let standing_by: Vec<String> = route.standing_by.iter().map(ToString::to_string).collect();
             println!("# path: {} by {} links; standing by: {}", route.over, route.links, standing_by.join(", "));
-            if let Some(manner) = &route.ordinary {
-                println!("# ordinary memory: {} copies, {}", manner.copies, manner.sentence);
-            }
+            self.say_manner(&route);
             for (backend, why) in &route.unused {
                 println!("# not over {backend}: {why}");
             }
@@ -228,10 +231,21 @@ impl Report {
         Ok(())
     }
 
+    /// Says how ordinary memory is moved, if that has changed: some of it turns out only as it moves.
+    fn say_manner(&mut self, route: &Route) {
+        if self.manner != route.ordinary {
+            self.manner.clone_from(&route.ordinary);
+            if let Some(manner) = &route.ordinary {
+                println!("# ordinary memory: {} copies, {}", manner.copies, manner.sentence);
+            }
+        }
+    }
+
     pub(crate) fn add(&mut self, row: Row) -> Outcome<()> {
         self.judge(&row);
         let cells = row.cells(&self.options);
         if self.has_table() {
+            self.say_manner(&row.route);
             let titles: Vec<&'static str> = cells.iter().map(|(title, _)| *title).collect();
             let line = |texts: &mut dyn Iterator<Item = &str>| {
                 texts

@@ -13,7 +13,7 @@ use xfer_transport_core::{BackendId, Lane, PeerId};
 
 use crate::backend::Backend;
 use crate::backend::shm::ShmBackend;
-use crate::backend::tcp::TcpBackend;
+use crate::backend::tcp::{TcpBackend, ZeroCopy};
 use crate::backend::verbs::VerbsBackend;
 use crate::error::StartError;
 use crate::limits::BUSY_POLL_MAX;
@@ -43,6 +43,8 @@ pub struct EndpointConfig {
     /// Whether memory that isn't shared is fetched from processes of this machine, where the system lets one read another's;
     /// else it is passed through a ring.
     pub fetches: bool,
+    /// Whether chunks leave over TCP without the kernel's copy.
+    pub zerocopy: ZeroCopy,
     /// The RDMA devices to use, as `device[:port[/gid]]` with commas between several; `None` takes the one whose port has the
     /// address of `bind`.
     pub verbs_device: Option<String>,
@@ -67,6 +69,7 @@ impl EndpointConfig {
             lane_bytes_per_s: [None; Lane::ALL.len()],
             busy_poll: Duration::ZERO,
             fetches: true,
+            zerocopy: ZeroCopy::Off,
             verbs_device: None,
             transports: None,
             backends: Vec::new(),
@@ -148,7 +151,7 @@ impl EndpointConfig {
     fn open_tcp(&self) -> Result<Arc<dyn Backend>, StartError> {
         self.check_bind()?;
         let tcp = TcpBackend::bind(self.bind).map_err(|error| StartError::Bind { address: self.bind, error })?;
-        Ok(Arc::new(tcp.advertised_as(self.advertise)))
+        Ok(Arc::new(tcp.advertised_as(self.advertise).with_zerocopy(self.zerocopy)))
     }
 
     fn check_bind(&self) -> Result<(), StartError> {
@@ -180,6 +183,7 @@ impl fmt::Debug for EndpointConfig {
             .field("lane_bytes_per_s", &self.lane_bytes_per_s)
             .field("busy_poll", &self.busy_poll)
             .field("fetches", &self.fetches)
+            .field("zerocopy", &self.zerocopy)
             .field("verbs_device", &self.verbs_device)
             .field("transports", &self.transports)
             .field("backends", &backends)

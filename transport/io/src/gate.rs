@@ -28,6 +28,8 @@ pub(crate) struct Gate {
 #[derive(Debug, Default)]
 struct State {
     closed: bool,
+    /// Somebody has waited for it to be empty, for as long as anybody does, and it was not.
+    given_up: bool,
     /// Links that are reading just now, and what devices read.
     inside: usize,
     /// Who reads for a device, and under which number.
@@ -77,14 +79,19 @@ impl Gate {
         readers.iter().for_each(|(reader, number)| reader.finish(*number));
     }
 
-    /// Closes it and waits until nobody is inside. `false` if somebody still is after `timeout`.
+    /// Closes it and waits until nobody is inside. `false` if somebody still is after `timeout`; whoever asks after that is told
+    /// at once how it stands.
     pub(crate) fn close(&self, timeout: Duration) -> bool {
         let began = Instant::now();
         let mut state = self.lock();
         state.closed = true;
-        let mut stopped = false;
+        let mut stopped = state.given_up;
         while state.inside > 0 {
-            let Some(left) = timeout.checked_sub(began.elapsed()) else { return false };
+            let timeout = if state.given_up { READER_LOOK_EVERY } else { timeout };
+            let Some(left) = timeout.checked_sub(began.elapsed()) else {
+                state.given_up = true;
+                return false;
+            };
             // It may be for this very thread to find out that a device is through: nobody else is waited for alone.
             let readers = state.readers.clone();
             if !readers.is_empty() {
@@ -93,7 +100,12 @@ impl Gate {
                     readers.iter().for_each(|(reader, number)| reader.stop(*number));
                     stopped = true;
                 } else {
-                    readers.iter().for_each(|(reader, _)| reader.look());
+                    // One that reads several parts looks for all of them.
+                    for (at, (reader, _)) in readers.iter().enumerate() {
+                        if at == 0 || !Arc::ptr_eq(reader, &readers[at - 1].0) {
+                            reader.look();
+                        }
+                    }
                 }
                 state = self.lock();
                 if state.inside == 0 {
@@ -188,6 +200,17 @@ mod tests {
             assert!(!gate.admit(device, 8), "it is closed");
             assert!(gate.close(Duration::ZERO));
         }
+    }
+
+    #[test]
+    fn who_closes_after_another_has_given_up_waits_no_more_and_learns_of_the_end() {
+        let gate = Gate::default();
+        let inside = gate.enter().expect("it is open");
+        assert!(!gate.close(Duration::ZERO));
+        // This would go on for ever.
+        assert!(!gate.close(Duration::MAX));
+        drop(inside);
+        assert!(gate.close(Duration::MAX));
     }
 
     #[test]

@@ -127,6 +127,17 @@ pub const READER_GRACE: Duration = Duration::from_millis(150);
 /// How often whoever waits for a device looks whether it is through.
 pub const READER_LOOK_EVERY: Duration = Duration::from_micros(100);
 
+/// Chunks from this size on are sent without the kernel's copy, where that is asked for. Measured (docs/zerocopy.md): sending them costs
+/// the kernel 0.90 of what it does with the copy, and as much or more at 128 KiB and below.
+pub const ZEROCOPY_BYTES_MIN: u32 = 256 << 10;
+
+/// So many sends more in which that gained nothing than in which it did, and a link asks for it no more: a few milliseconds' worth.
+pub const ZEROCOPY_VAIN_MAX: u32 = 8;
+
+/// A send that the kernel needs longer than this, its acknowledgement included, gains nothing: half of what a fence waits for before it
+/// ends the connection, so that on a slow path one costs no more than where the kernel has a copy.
+pub const ZEROCOPY_HELD_MAX: Duration = Duration::from_millis(75);
+
 /// How long a queue pair that was stopped may take to give back what was under way before it is ended for good.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_millis(250);
 

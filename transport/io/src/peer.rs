@@ -470,7 +470,7 @@ impl Peer {
                 PathEvent::Stop(id) => {
                     let transfer = lock(&self.transfers).get(&id).map(|written| Arc::clone(&written.transfer));
                     if let Some(transfer) = transfer {
-                        transfer.close_gate();
+                        let _ = transfer.close_gate();
                     }
                 }
                 PathEvent::Ended(id, end) => {
@@ -535,6 +535,8 @@ impl Peer {
                 (Err(error), fenced)
             }
         };
+        // The other end's proof is one half, and that nothing reads the source here the other.
+        let fenced = transfer.stop_reading(result.is_ok()) && fenced;
         if !fenced {
             add(&counters.quarantined_transfers, 1);
             add(&counters.quarantined_bytes, transfer.len_bytes);

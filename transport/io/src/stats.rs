@@ -85,6 +85,8 @@ counters! {
         quarantined_bytes,
         /// Bytes of sources that peers may read by themselves just now, because they are told to fetch a chunk.
         exposed_bytes,
+        /// Bytes that left from where they lay, without the kernel's copy, and have arrived.
+        uncopied_bytes,
         /// Fences without proof, because a device can't be stopped: a broken driver.
         unproven_fences,
         /// Bytes that are lent just now, those included whose borrower is gone and may still read them.

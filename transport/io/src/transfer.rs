@@ -133,7 +133,8 @@ impl TransferHandle {
             && self.try_result().is_none()
         {
             peer.cancel(*id);
-            self.0.close_gate();
+            // How that ended is asked again at the end of the transfer.
+            let _ = self.0.close_gate();
             // The path gives up on the proof after FENCE_TIMEOUT; the margin is for the thread that says so.
             let _ = self.wait(Some(FENCE_TIMEOUT + Duration::from_millis(100)));
         }
@@ -209,13 +210,25 @@ impl Transfer {
         Some(Source { slice, transfer: Arc::clone(self) })
     }
 
-    /// The source is read no more when this returns.
-    pub(crate) fn close_gate(&self) {
+    /// The source is read no more when this returns; or, if there is no proof of that within a second, `false`.
+    pub(crate) fn close_gate(&self) -> bool {
         // Links copy without waiting, so whoever is inside leaves within a copy of one chunk; and a device that doesn't come to an
         // end by itself is stopped.
-        if !self.gate.close(FENCE_TIMEOUT) {
-            tracing::error!("a link reads a source for more than {FENCE_TIMEOUT:?}");
+        self.gate.close(FENCE_TIMEOUT)
+    }
+
+    /// The same at the end of the transfer, whose bytes have all arrived if it is `done`.
+    pub(crate) fn stop_reading(&self, done: bool) -> bool {
+        if done {
+            self.gate.finish();
         }
+        let closed = self.close_gate();
+        if !closed {
+            tracing::error!(
+                "a source is still read {FENCE_TIMEOUT:?} after its transfer: it is kept until that is over"
+            );
+        }
+        closed
     }
 
     /// It is over: tells everyone who waits. Only the first end counts.
@@ -223,7 +236,7 @@ impl Transfer {
         if result.is_ok() {
             self.gate.finish();
         }
-        self.close_gate();
+        let fenced = self.close_gate() && fenced;
         let mut state = self.lock();
         if state.result.is_some() {
             return false;
@@ -277,8 +290,9 @@ impl Transfer {
         state
     }
 
-    /// Held back no longer.
+    /// Held back no longer. What a device still reads keeps its memory by itself.
     pub(crate) fn release(&self, fenced: bool) {
+        let fenced = self.close_gate() && fenced;
         let mut state = self.lock();
         state.source = None;
         state.fenced |= fenced;
@@ -324,14 +338,22 @@ impl Source {
     /// The bytes for a device, which reads them on the other end's behalf until what this returns is dropped; nothing if they
     /// must not be read any more. A cancel waits for that, and tells `reader` to see to it.
     pub(crate) fn expose(&self, reader: Arc<dyn Reader>, number: u64) -> Option<Exposed> {
-        if !self.transfer.gate.admit(reader, number) {
-            return None;
-        }
-        let exposed = Exposed { slice: self.slice.clone(), transfer: Arc::clone(&self.transfer), number };
-        if let Some(counters) = exposed.counters() {
+        let exposed = Exposed(self.admit(reader, number)?);
+        if let Some(counters) = exposed.0.counters() {
             add(&counters.exposed_bytes, self.slice.len_bytes());
         }
         Some(exposed)
+    }
+
+    /// The same for one who reads them on our own behalf.
+    pub(crate) fn admit(&self, reader: Arc<dyn Reader>, number: u64) -> Option<Admitted> {
+        let admitted = self.transfer.gate.admit(reader, number);
+        admitted.then(|| Admitted {
+            slice: self.slice.clone(),
+            transfer: Arc::clone(&self.transfer),
+            number,
+            is_inside: true,
+        })
     }
 }
 
@@ -354,35 +376,87 @@ impl Reading<'_> {
     }
 }
 
-/// A source that a device may read. Drop it once that is over for sure.
-pub(crate) struct Exposed {
+/// A source that somebody reads without our copying it. Drop it once that is over for sure.
+pub(crate) struct Admitted {
     slice: Slice,
     transfer: Arc<Transfer>,
     number: u64,
+    is_inside: bool,
 }
 
-impl Exposed {
+impl Admitted {
     /// The bytes.
     pub(crate) fn slice(&self) -> &Slice {
         &self.slice
     }
 
-    fn counters(&self) -> Option<&Counters> {
+    /// Under which number it was admitted.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Nobody has to wait for its end any more; the memory is kept all the same.
+    pub(crate) fn leave(&mut self) {
+        if std::mem::take(&mut self.is_inside) {
+            self.transfer.gate.leave(self.number);
+        }
+    }
+
+    /// Those of its endpoint.
+    pub(crate) fn counters(&self) -> Option<&Counters> {
         self.transfer.at.get().map(|(peer, _)| &*peer.shared.counters)
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl fmt::Debug for Admitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {:?}", self.number, self.slice)
+    }
+}
+
+/// A source that the other end may read. Drop it once that is over for sure.
+#[derive(Debug)]
+pub(crate) struct Exposed(Admitted);
+
+impl Exposed {
+    /// The bytes.
+    pub(crate) fn slice(&self) -> &Slice {
+        self.0.slice()
     }
 }
 
 impl Drop for Exposed {
     fn drop(&mut self) {
-        if let Some(counters) = self.counters() {
-            subtract(&counters.exposed_bytes, self.slice.len_bytes());
+        if let Some(counters) = self.0.counters() {
+            subtract(&counters.exposed_bytes, self.0.slice.len_bytes());
         }
-        self.transfer.gate.leave(self.number);
     }
 }
 
-impl fmt::Debug for Exposed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Exposed({}: {:?})", self.number, self.slice)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Region;
+
+    #[test]
+    fn a_source_that_is_still_read_is_not_fenced() {
+        let region = Region::from_vec(vec![1; 8]);
+        let transfer = Arc::new(Transfer::new(Lane::Step, 8, Some(region.all())));
+        let source = transfer.source(0, 8).expect("all of it");
+        let reading = source.read().expect("the gate is open");
+        assert!(transfer.end(Err(TransferError::Cancelled), true));
+        let handle = TransferHandle::new(Arc::clone(&transfer));
+        assert_eq!(handle.cancel(), Cancelled::Quarantined);
+        transfer.release(true);
+        assert_eq!(handle.cancel(), Cancelled::Quarantined, "the other end's proof is not ours");
+        drop(reading);
+        transfer.release(true);
+        assert_eq!(handle.cancel(), Cancelled::Fenced);
     }
 }

@@ -3,6 +3,7 @@
 mod link;
 mod receive;
 mod send;
+mod uncopied;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,6 +15,7 @@ use xfer_transport_core::BackendId;
 
 use self::link::TcpLink;
 use crate::backend::{Backend, Capabilities, Link};
+use crate::limits::ZEROCOPY_BYTES_MIN;
 
 /// Listens on one address.
 #[derive(Debug)]
@@ -22,6 +24,31 @@ pub struct TcpBackend {
     address: SocketAddr,
     /// What peers are told.
     advertised: SocketAddr,
+    zerocopy: ZeroCopy,
+}
+
+/// Whether the kernel is asked to send chunks from where they lie, without a copy of its own (`MSG_ZEROCOPY`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ZeroCopy {
+    /// No.
+    #[default]
+    Off,
+    /// Those of so many bytes and more, until it turns out that a link gains nothing by it.
+    From(u32),
+    /// The same whatever turns out: for tests and measurements.
+    Always(u32),
+}
+
+impl ZeroCopy {
+    /// Where that was measured to pay.
+    pub const AUTO: Self = Self::From(ZEROCOPY_BYTES_MIN);
+
+    fn is_for(self, len_bytes: u32) -> bool {
+        match self {
+            Self::Off => false,
+            Self::From(least) | Self::Always(least) => len_bytes >= least,
+        }
+    }
 }
 
 impl TcpBackend {
@@ -30,13 +57,19 @@ impl TcpBackend {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        Ok(Self { listener, address, advertised: address })
+        Ok(Self { listener, address, advertised: address, zerocopy: ZeroCopy::Off })
     }
 
     /// The same, with another address for peers, if there is one: something leads from there to here.
     #[must_use]
     pub fn advertised_as(self, address: Option<SocketAddr>) -> Self {
         Self { advertised: address.unwrap_or(self.advertised), ..self }
+    }
+
+    /// The same, with chunks sent without the kernel's copy, or not.
+    #[must_use]
+    pub fn with_zerocopy(self, zerocopy: ZeroCopy) -> Self {
+        Self { zerocopy, ..self }
     }
 
     /// Where it listens.
@@ -60,7 +93,7 @@ impl Backend for TcpBackend {
     }
 
     fn open(&self, address: &[u8], timeout: Duration) -> io::Result<Box<dyn Link>> {
-        Ok(Box::new(TcpLink::new(call(address, timeout)?)?))
+        Ok(Box::new(TcpLink::new(call(address, timeout)?, self.zerocopy)?))
     }
 
     fn accept(&self, timeout: Duration) -> io::Result<Option<Box<dyn Link>>> {
@@ -72,7 +105,7 @@ impl Backend for TcpBackend {
             Err(error) => return Err(error.into()),
         }
         match self.listener.accept() {
-            Ok((stream, _)) => Ok(Some(Box::new(TcpLink::new(stream)?))),
+            Ok((stream, _)) => Ok(Some(Box::new(TcpLink::new(stream, self.zerocopy)?))),
             Err(error) if is_of_the_caller(&error) => Ok(None),
             Err(error) => Err(error),
         }
@@ -102,7 +135,7 @@ fn call(address: &[u8], timeout: Duration) -> io::Result<TcpStream> {
 
 /// A link on a stream that somebody else has set up not to block.
 pub(crate) fn link_on(stream: TcpStream) -> Box<dyn Link> {
-    Box::new(TcpLink::on(stream))
+    Box::new(TcpLink::on(stream, ZeroCopy::Off))
 }
 
 /// Whether an accept failed because of who called, or because nobody did.

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use socket2::SockRef;
 use xfer_transport_core::BackendId;
 
+use super::ZeroCopy;
 use super::receive::Receiver;
 use super::send::Sender;
-use crate::backend::{Interest, Link, LinkError, Op, Sight};
+use crate::backend::{Interest, Link, LinkError, Manner, Op, Sight};
 use crate::intake::Intake;
 
 /// One TCP connection.
@@ -21,16 +22,16 @@ pub(super) struct TcpLink {
 }
 
 impl TcpLink {
-    pub(super) fn new(stream: TcpStream) -> io::Result<Self> {
+    pub(super) fn new(stream: TcpStream, zerocopy: ZeroCopy) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         // Frames are written whole; waiting for more would only delay them.
         SockRef::from(&stream).set_tcp_nodelay(true)?;
-        Ok(Self::on(stream))
+        Ok(Self::on(stream, zerocopy))
     }
 
     /// The same on a stream that is set up already.
-    pub(super) fn on(stream: TcpStream) -> Self {
-        Self { stream: Arc::new(stream), receiver: Receiver::new(), sender: Sender::new() }
+    pub(super) fn on(stream: TcpStream, zerocopy: ZeroCopy) -> Self {
+        Self { stream: Arc::new(stream), receiver: Receiver::new(), sender: Sender::new(zerocopy) }
     }
 }
 
@@ -48,6 +49,8 @@ impl Link for TcpLink {
     }
 
     fn poll(&mut self, intake: &mut Intake) -> Result<(), LinkError> {
+        // Before what a connection that we have ended ourselves says.
+        self.sender.reap()?;
         // What has arrived comes first, and a failure to send last: the words before an end are worth hearing.
         self.receiver.receive(&self.stream, intake)?;
         self.sender.advance(&self.stream)
@@ -62,7 +65,7 @@ impl Link for TcpLink {
     }
 
     fn is_drained(&self) -> bool {
-        self.sender.is_idle()
+        self.sender.is_idle() && self.sender.is_through()
     }
 
     fn readiness(&self) -> Arc<dyn AsFd + Send + Sync> {
@@ -73,7 +76,12 @@ impl Link for TcpLink {
         Interest { readable: true, writable: !self.sender.is_idle(), at_once: self.receiver.has_more() }
     }
 
+    fn manner(&self) -> Option<Manner> {
+        self.sender.manner()
+    }
+
     fn finish(&mut self) {
         let _ = self.stream.shutdown(Shutdown::Write);
+        self.sender.halt();
     }
 }
