@@ -98,7 +98,7 @@ impl Uncopied {
             Err(error) if is_for_later(&error) => (source, Some(Err(error))),
             // It can't pin so much memory, or this one not at all. What is wrong with the connection, the ordinary send finds too.
             Err(error) => {
-                state.vain(1, &self.wish, refusal(&error));
+                state.vain(&self.wish, refusal(&error));
                 (source, None)
             }
         };
@@ -204,8 +204,8 @@ impl State {
             let Some(held) = self.held.remove(at) else { return };
             let is_slow = now.duration_since(held.since) > ZEROCOPY_HELD_MAX;
             match notice.copied {
-                true => self.vain(1, wish, "it copies in spite of being told not to, as it does within a machine"),
-                false if is_slow => self.vain(1, wish, "the peer takes long to acknowledge what is sent"),
+                true => self.vain(wish, "it copies in spite of being told not to, as it does within a machine"),
+                false if is_slow => self.vain(wish, "the peer takes long to acknowledge what is sent"),
                 false => self.vain = self.vain.saturating_sub(1),
             }
             if !notice.copied
@@ -217,9 +217,9 @@ impl State {
         }
     }
 
-    /// So many sends have gained nothing.
-    fn vain(&mut self, count: u32, wish: &ZeroCopy, why: &'static str) {
-        self.vain = self.vain.saturating_add(count);
+    /// A send has gained nothing.
+    fn vain(&mut self, wish: &ZeroCopy, why: &'static str) {
+        self.vain = self.vain.saturating_add(1);
         if self.vain >= ZEROCOPY_VAIN_MAX && !matches!(wish, ZeroCopy::Always(_)) && self.stopped.is_none() {
             tracing::debug!("chunks are copied by the kernel from here on: {why}");
             self.stopped = Some(why);
