@@ -51,12 +51,34 @@ fn region(bytes: Vec<u8>, in_arena: bool) -> Outcome<Region> {
 
 /// Bytes that are different for each name and place.
 fn pattern(name: &str, len_bytes: usize) -> Vec<u8> {
-    let seed = name.bytes().fold(7_u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
-    (0..len_bytes as u64).map(|at| (at.wrapping_mul(0x9E37_79B9).wrapping_add(seed) >> 7) as u8).collect()
+    let seed = seed(name);
+    (0..len_bytes as u64).map(|at| byte(seed, at)).collect()
+}
+
+fn seed(name: &str) -> u64 {
+    name.bytes().fold(7, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()))
+}
+
+fn byte(seed: u64, at: u64) -> u8 {
+    (at.wrapping_mul(0x9E37_79B9).wrapping_add(seed) >> 7) as u8
 }
 
 /// Whether these are an item's bytes, all from before a change or all from after it.
-pub fn is_whole(name: &str, bytes: &[u8]) -> bool {
-    let expected = pattern(name, bytes.len());
-    bytes == expected || bytes.iter().zip(&expected).all(|(found, before)| *found == !before)
+///
+/// Looks at a little of it at a time: who asks may be a process that has no memory left.
+pub fn is_whole(name: &str, region: &Region) -> bool {
+    let seed = seed(name);
+    let differs = |change: u8| {
+        blocks(region).any(|(at, block)| (at..).zip(block).any(|(at, found)| found != byte(seed, at) ^ change))
+    };
+    !differs(0) || !differs(!0)
+}
+
+/// A region's bytes in short pieces, each with its place.
+pub fn blocks(region: &Region) -> impl Iterator<Item = (u64, Vec<u8>)> {
+    const BLOCK_BYTES: u64 = 64 << 10;
+    let len_bytes = region.len_bytes();
+    (0..len_bytes)
+        .step_by(BLOCK_BYTES as usize)
+        .filter_map(move |at| Some((at, region.slice(at..len_bytes.min(at + BLOCK_BYTES))?.copy_to_vec())))
 }

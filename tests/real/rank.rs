@@ -12,7 +12,7 @@ use xfer::{Engine, EngineBuilder, Lane, Region};
 use xfer_transport_core::ticket::Ticket;
 
 use crate::Outcome;
-use crate::items::{LARGE_BYTES, SMALL_BYTES, activation, is_whole, state};
+use crate::items::{LARGE_BYTES, SMALL_BYTES, activation, blocks, is_whole, state};
 use crate::rdma;
 
 /// Who takes over what, once rank 1 has left.
@@ -89,7 +89,9 @@ struct GivenBack {
 
 impl GivenBack {
     fn put(&mut self, name: String, region: Region, byte: u8) -> Outcome<()> {
-        region.write_at(0, &vec![byte; region.len_bytes() as usize])?;
+        for (at, block) in blocks(&region) {
+            region.write_at(at, &vec![byte; block.len()])?;
+        }
         self.regions.push((name, region, byte));
         Ok(())
     }
@@ -244,13 +246,13 @@ impl Player {
         let damaged: Vec<&str> = landed
             .iter()
             .filter(|_| !given_back.current)
-            .filter(|(item, region)| !is_whole(&item.name, &region.copy_to_vec()))
+            .filter(|(item, region)| !is_whole(&item.name, region))
             .map(|(item, _)| &*item.name)
             .collect();
         let late: Vec<&str> = given_back
             .regions
             .iter()
-            .filter(|(_, region, byte)| region.copy_to_vec().iter().any(|found| found != byte))
+            .filter(|(_, region, byte)| blocks(region).any(|(_, block)| block.iter().any(|found| found != byte)))
             .map(|(name, ..)| &**name)
             .collect();
         let stats = self.engine.endpoint().stats();
