@@ -205,6 +205,10 @@ impl Spawned {
         if let Some(processor) = options.pin_cores.get(1) {
             command.args(["--pin-cores", &processor.to_string()]);
         }
+        #[cfg(feature = "unsummed")]
+        if options.no_sums {
+            command.arg("--no-sums");
+        }
         let mut child =
             command.spawn().map_err(|error| Failure::connection(format!("no server could be started: {error}")))?;
         let mut line = String::new();
