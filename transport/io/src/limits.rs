@@ -166,6 +166,10 @@ pub const REGISTERED_BYTES_MAX: u64 = 256 << 20;
 /// Most that is registered at once: what is near a chunk is likely to be needed soon, and registering costs by the page.
 pub const REGISTERED_BLOCK_BYTES: u64 = 16 << 20;
 
+/// Regions of devices' memory that one device can't reach, and isn't asked to again: more than a job has buffers there that matter. Each
+/// is a pointer and a sentence.
+pub const REFUSED_DMABUFS_MAX: usize = 256;
+
 /// How long memory stays registered that nobody has used.
 pub const REGISTERED_FOR: Duration = Duration::from_secs(10);
 

@@ -164,6 +164,8 @@ impl Sender {
         match slice.shared() {
             _ if is_short && !as_letter => Way::Inline(slice.copy_to_vec().into()),
             Some((segment, _)) if shown(segment) => Way::Lent,
+            // The kernel fetches nothing from where memory of a device is mapped, which says nothing of other memory.
+            _ if slice.region().is_dmabuf() && !is_short => Way::Staged,
             // What is longer goes faster through the ring: its second copy is in the caches, and the first past them.
             _ if matches!(self.reach, Reach::Yes) && transfer_bytes < STREAM_BYTES_MIN => Way::Plain,
             _ if is_short => Way::Inline(slice.copy_to_vec().into()),

@@ -44,8 +44,11 @@ enum Bringing {
 
 impl Sender {
     pub(super) fn new(wire: &Wire) -> Self {
-        let windows =
-            wire.rail().has_windows.load(Ordering::Relaxed).then(|| Registrations::new(wire.domain(), Access::WINDOWS));
+        let windows = wire
+            .rail()
+            .has_windows
+            .load(Ordering::Relaxed)
+            .then(|| Registrations::new(wire.domain(), &wire.rail().dmabufs, Access::WINDOWS));
         Self { windows, frame: None, copies: None, unread: None, failed: None }
     }
 
@@ -84,6 +87,8 @@ impl Sender {
                 match wire.expose(header, &source, self.windows.as_mut()) {
                     // Said, or not wanted any more.
                     Ok(None | Some(Ok(()))) => return Ok(()),
+                    // Other memory goes on as it did.
+                    Ok(Some(Err(_))) if source.is_dmabuf() => (header, Bringing::Source(source)),
                     Ok(Some(Err(error))) => {
                         self.copy_from_now_on(format!("this process can't register what it sends: {error}"));
                         (header, Bringing::Source(source))
