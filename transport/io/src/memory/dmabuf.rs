@@ -197,7 +197,7 @@ mod tests {
         rustix::io::pread(&again, &mut last, len_bytes - 1).expect("read");
         assert_eq!(last, [7], "the region is the memory itself");
         let empty = Region::map_dmabuf(again, len_bytes, 0).expect("nothing is always there");
-        assert_eq!((empty.len_bytes(), empty.crc32c()), (0, 0));
+        assert_eq!((empty.len_bytes(), empty.copy_to_vec()), (0, Vec::new()));
     }
 
     #[test]
