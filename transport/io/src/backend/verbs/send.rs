@@ -15,6 +15,7 @@ use super::rail::Rail;
 use super::registrations::Registrations;
 use super::wire::{Payload, Wire};
 use crate::backend::{LinkError, Manner, Op};
+use crate::limits::ASKING_ATTEMPTS_MAX;
 use crate::transfer::Source;
 
 pub(super) struct Sender {
@@ -83,7 +84,7 @@ impl Sender {
             Op::Chunk { header, source } if source.len_bytes() <= RDMA_INLINE_BYTES_MAX as u64 => {
                 (header, Bringing::Source(source))
             }
-            Op::Chunk { header, source } if self.copies.is_none() => {
+            Op::Chunk { header, source } if self.copies.is_none() && header.attempt < ASKING_ATTEMPTS_MAX => {
                 match wire.expose(header, &source, self.windows.as_mut()) {
                     // Said, or not wanted any more.
                     Ok(None | Some(Ok(()))) => return Ok(()),
