@@ -71,6 +71,8 @@ pub(crate) fn run(client: &mut Client, size: u64) -> Outcome<Row> {
         copies: match (route.over, options.mem) {
             _ if lends => Some(0),
             (BackendId::Shm, Memory::Shared) => Some(1),
+            (BackendId::Shm, Memory::Dmabuf) => Some(2),
+            (BackendId::Verbs, Memory::Dmabuf) => route.dmabufs.as_ref().map(|manner| manner.copies),
             (BackendId::Shm, Memory::Host) => route.ordinary.as_ref().map(|manner| manner.copies),
             _ => Some(0),
         },

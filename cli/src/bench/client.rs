@@ -110,6 +110,7 @@ impl Client {
         let region = match self.options.mem {
             Memory::Host => Region::allocate(len_bytes),
             Memory::Shared => Region::shared(len_bytes),
+            Memory::Dmabuf => Region::dmabuf(len_bytes),
         };
         let region = region.map_err(Failure::connection)?;
         region.write_at(0, &pattern(len_bytes, seed)).map_err(Failure::connection)?;

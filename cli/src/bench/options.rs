@@ -47,6 +47,8 @@ pub(crate) enum Memory {
     Host,
     /// The arena, which peers on this machine read in place.
     Shared,
+    /// Memory that comes as a descriptor, as that of devices does: of /dev/dma_heap/system or /dev/udmabuf.
+    Dmabuf,
 }
 
 /// Measures what two processes can move between each other, and checks what arrives.

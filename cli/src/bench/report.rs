@@ -70,6 +70,7 @@ impl Row {
                 "standing_by": self.route.standing_by.iter().map(BackendId::to_string).collect::<Vec<_>>(),
                 "copies": self.copies,
                 "ordinary": self.route.ordinary.as_ref().map(|manner| &manner.sentence),
+                "dmabufs": self.route.dmabufs.as_ref().map(|manner| &manner.sentence),
                 "fallback_reason": self.route.unused.iter().map(|(id, why)| format!("{id}: {why}")).next(),
             },
             "streams": self.streams,
@@ -172,8 +173,8 @@ pub(crate) struct Report {
     options: Options,
     started: f64,
     hosts: Vec<Value>,
-    /// How ordinary memory is moved, as was said last.
-    manner: Option<Manner>,
+    /// How ordinary memory and that of devices are moved, as was said last.
+    manners: [Option<Manner>; 2],
     results: Vec<Value>,
     csv: Option<File>,
     jsonl: Option<File>,
@@ -195,7 +196,7 @@ impl Report {
             options: options.clone(),
             started,
             hosts: vec![machine::describe()],
-            manner: None,
+            manners: [None, None],
             results: Vec::new(),
             csv: open(&options.csv, false)?,
             jsonl: open(&options.jsonl, true)?,
@@ -220,7 +221,7 @@ impl Report {
             }
             let standing_by: Vec<String> = route.standing_by.iter().map(ToString::to_string).collect();
             println!("# path: {} by {} links; standing by: {}", route.over, route.links, standing_by.join(", "));
-            self.say_manner(&route);
+            self.say_manners(&route);
             for (backend, why) in &route.unused {
                 println!("# not over {backend}: {why}");
             }
@@ -231,12 +232,15 @@ impl Report {
         Ok(())
     }
 
-    /// Says how ordinary memory is moved, if that has changed: some of it turns out only as it moves.
-    fn say_manner(&mut self, route: &Route) {
-        if self.manner != route.ordinary {
-            self.manner.clone_from(&route.ordinary);
-            if let Some(manner) = &route.ordinary {
-                println!("# ordinary memory: {} copies, {}", manner.copies, manner.sentence);
+    /// Says how memory is moved, if that has changed: some of it turns out only as it moves.
+    fn say_manners(&mut self, route: &Route) {
+        let kinds = [("ordinary memory", &route.ordinary), ("memory of devices", &route.dmabufs)];
+        for ((kind, manner), said) in kinds.into_iter().zip(&mut self.manners) {
+            if said != manner {
+                said.clone_from(manner);
+                if let Some(manner) = manner {
+                    println!("# {kind}: {} copies, {}", manner.copies, manner.sentence);
+                }
             }
         }
     }
@@ -245,7 +249,7 @@ impl Report {
         self.judge(&row);
         let cells = row.cells(&self.options);
         if self.has_table() {
-            self.say_manner(&row.route);
+            self.say_manners(&row.route);
             let titles: Vec<&'static str> = cells.iter().map(|(title, _)| *title).collect();
             let line = |texts: &mut dyn Iterator<Item = &str>| {
                 texts

@@ -25,6 +25,7 @@ pub(crate) fn register(client: &mut Client, size: u64) -> Outcome<Row> {
         let region = match client.options.mem {
             Memory::Host => Region::allocate(size),
             Memory::Shared => Region::shared(size),
+            Memory::Dmabuf => Region::dmabuf(size),
         };
         let region = region.map_err(Failure::connection)?;
         allocated.push(at.elapsed());

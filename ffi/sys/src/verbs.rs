@@ -9,6 +9,8 @@ mod completion;
 mod device;
 mod error;
 mod event;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 mod layout;
 mod library;
 mod memory;

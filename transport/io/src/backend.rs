@@ -131,6 +131,11 @@ pub trait Link: Send {
         None
     }
 
+    /// How it moved memory of devices, where there is more than one way, once there was some.
+    fn dmabuf_manner(&self) -> Option<Manner> {
+        None
+    }
+
     /// A descriptor that becomes readable when the process at the other end is over, where that can be known.
     fn process(&self) -> Option<Arc<OwnedFd>> {
         None
@@ -180,7 +185,7 @@ impl Op {
     }
 }
 
-/// How ordinary memory is moved.
+/// How memory of one kind is moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manner {
     /// Copies of each byte, the kernel's between two processes included.

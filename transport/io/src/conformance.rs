@@ -20,13 +20,13 @@ pub mod messages;
 pub mod soak;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::backend::Backend;
-use crate::{Endpoint, EndpointConfig, Grant, PeerId, Region};
+use crate::{Endpoint, EndpointConfig, Grant, MemoryError, PeerId, Region};
 
 use self::flaky::Flaky;
 
@@ -44,6 +44,32 @@ static BUSY_POLL_NS: AtomicU64 = AtomicU64::new(0);
 /// From here on all endpoints of the suite look for so long before they sleep.
 pub fn look_before_sleeping(busy_poll: Duration) {
     BUSY_POLL_NS.store(busy_poll.as_nanos() as u64, Ordering::SeqCst);
+}
+
+static IN_DMABUFS: AtomicBool = AtomicBool::new(false);
+
+/// From here on what the suite sends, and where it arrives, is memory of devices; or a sentence why there is none.
+pub fn lie_in_dmabufs() -> Result<(), MemoryError> {
+    Region::dmabuf(1)?;
+    IN_DMABUFS.store(true, Ordering::SeqCst);
+    Ok(())
+}
+
+/// Zeroed memory of the kind that the suite is about.
+pub fn memory(len_bytes: u64) -> Region {
+    let in_dmabufs = IN_DMABUFS.load(Ordering::SeqCst);
+    let region = if in_dmabufs { Region::dmabuf(len_bytes) } else { Region::allocate(len_bytes) };
+    region.expect("memory")
+}
+
+/// The same with these bytes.
+pub fn filled(bytes: Vec<u8>) -> Region {
+    if !IN_DMABUFS.load(Ordering::SeqCst) {
+        return Region::from_vec(bytes);
+    }
+    let region = memory(bytes.len() as u64);
+    region.write_at(0, &bytes).expect("inside");
+    region
 }
 
 /// Two endpoints that are connected; the second one's links can be broken.
@@ -72,7 +98,7 @@ impl Pair {
 
     /// Memory of the receiver that the sender may write.
     pub fn granted(&self, len_bytes: u64) -> (Region, Grant) {
-        let region = Region::allocate(len_bytes).expect("memory");
+        let region = memory(len_bytes);
         let grant = self.receiver.grant(&region, self.sender.id()).expect("a grant");
         (region, grant)
     }

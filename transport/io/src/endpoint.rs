@@ -48,6 +48,8 @@ pub struct Route {
     pub links: usize,
     /// How it moves memory that peers can't read where it lies ([`Region::shared`]), if there is more than one way.
     pub ordinary: Option<Manner>,
+    /// How this end moves memory of devices ([`Region::from_dmabuf`]), if there is more than one way, and it has moved some.
+    pub dmabufs: Option<Manner>,
     /// What would carry them if that broke.
     pub standing_by: Vec<BackendId>,
     /// What would be better, and why it can't be used. Known only to the end that connected.
@@ -317,6 +319,7 @@ impl Endpoint {
         let mut carries = workers.iter().filter(|worker| carrying.contains(&worker.id()));
         // The one that has moved some knows best.
         let ordinary = carries.clone().filter_map(|worker| worker.manner()).min_by_key(|manner| manner.copies);
+        let dmabufs = carries.clone().find_map(|worker| worker.dmabuf_manner());
         let over = carries.next().map(|worker| worker.backend());
         let mut standing_by: Vec<BackendId> = workers.iter().map(|worker| worker.backend()).collect();
         standing_by.sort_unstable();
@@ -325,7 +328,7 @@ impl Endpoint {
         let mut unused = peer.reach.get().map(|reach| reach.unused.clone()).unwrap_or_default();
         let unsteady = peer.unsteady().into_iter().filter(|backend| Some(*backend) != over);
         unused.extend(unsteady.map(|backend| (backend, UNSTEADY.to_owned())));
-        Some(Route { over: over?, links: carrying.len(), ordinary, standing_by, unused })
+        Some(Route { over: over?, links: carrying.len(), ordinary, dmabufs, standing_by, unused })
     }
 
     /// Limits the payload bytes that leave per second, all peers together; `None` is no limit.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use xfer_transport_core::limits::CHUNK_ATTEMPTS_MAX;
+
 /// Longest wait that anybody asks for: a hundred years are as good as for ever, and far from where a clock would overflow.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -165,6 +167,14 @@ pub const REGISTERED_BYTES_MAX: u64 = 256 << 20;
 
 /// Most that is registered at once: what is near a chunk is likely to be needed soon, and registering costs by the page.
 pub const REGISTERED_BLOCK_BYTES: u64 = 16 << 20;
+
+/// A chunk that comes back so often goes by the way that asks nothing of the other end: what it was told there of a better way may
+/// still be on its way here, behind the request to send again, and a chunk has twice as many attempts in all.
+pub const ASKING_ATTEMPTS_MAX: u8 = (CHUNK_ATTEMPTS_MAX / 2) as u8;
+
+/// Regions of devices' memory that one device can't reach, and isn't asked to again: more than a job has buffers there that matter. Each
+/// is a pointer and a sentence.
+pub const REFUSED_DMABUFS_MAX: usize = 256;
 
 /// How long memory stays registered that nobody has used.
 pub const REGISTERED_FOR: Duration = Duration::from_secs(10);

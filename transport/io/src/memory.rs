@@ -6,6 +6,7 @@
 
 mod arena;
 mod copy;
+mod dmabuf;
 mod fetch;
 mod landed;
 mod segment;
@@ -18,9 +19,11 @@ use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, Weak};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use xfer_sys::dmabuf::{HEAP, OF_FILES};
 use xfer_transport_core::integrity;
 use xfer_transport_core::landed::Landed;
 
+use dmabuf::Dmabuf;
 pub(crate) use fetch::fetch;
 pub(crate) use landed::Writing;
 pub(crate) use segment::{Segment, View, Views, dropped_segments};
@@ -44,6 +47,8 @@ struct RegionInner {
     len_bytes: u64,
     /// Where it lies in memory that a peer on this machine can be shown.
     shared: Option<(Arc<Segment>, u64)>,
+    /// What is behind it, if it is memory of a device.
+    dmabuf: Option<Dmabuf>,
     /// What of it peers have written.
     landed: Mutex<Landed>,
     /// Dropped last: it may be what `start` points into.
@@ -106,6 +111,38 @@ pub enum MemoryError {
     /// A null pointer with a length.
     #[error("a null pointer has no {0} bytes")]
     Null(u64),
+    /// No memory of devices can be had.
+    #[error(
+        "no {len_bytes} bytes of memory for devices ({HEAP}: {}; {OF_FILES}: {}): a kernel with \
+         CONFIG_DMABUF_HEAPS_SYSTEM or CONFIG_UDMABUF has them, and in a container they have to be passed with --device",
+        std::io::Error::from_raw_os_error(*heap_errno), std::io::Error::from_raw_os_error(*file_errno)
+    )]
+    NoDmabufs {
+        /// How much was asked for, in bytes.
+        len_bytes: u64,
+        /// What the system says of its heap.
+        heap_errno: i32,
+        /// What it says of memory files for devices.
+        file_errno: i32,
+    },
+    /// A descriptor of something else than memory of a device.
+    #[error("the descriptor stands for no memory of a device (no dmabuf: {})", std::io::Error::from_raw_os_error(*errno))]
+    NoDmabuf {
+        /// What the system says.
+        errno: i32,
+    },
+    /// Memory of a device that the processor can't reach.
+    #[error(
+        "{len_bytes} bytes of memory of a device can't be mapped ({}), and this version sums what it moves there: \
+         copy them to memory of the host first",
+        std::io::Error::from_raw_os_error(*errno)
+    )]
+    Unmapped {
+        /// How much was to be mapped, in bytes.
+        len_bytes: u64,
+        /// What the system says.
+        errno: i32,
+    },
     /// A range that leaves the region.
     #[error("{len_bytes} bytes at {offset} leave a region of {region_bytes} bytes")]
     OutOfBounds {
@@ -166,21 +203,22 @@ impl Region {
     }
 
     fn new(start: NonNull<u8>, len_bytes: u64, owner: Box<dyn Any + Send + Sync>) -> Self {
-        Self::with(start, len_bytes, None, owner)
+        Self::with(start, len_bytes, None, None, owner)
     }
 
     fn with(
         start: NonNull<u8>,
         len_bytes: u64,
         shared: Option<(Arc<Segment>, u64)>,
+        dmabuf: Option<Dmabuf>,
         owner: Box<dyn Any + Send + Sync>,
     ) -> Self {
-        Self(Arc::new(RegionInner { start, len_bytes, shared, landed: Mutex::default(), _owner: owner }))
+        Self(Arc::new(RegionInner { start, len_bytes, shared, dmabuf, landed: Mutex::default(), _owner: owner }))
     }
 
     /// `len_bytes` bytes at `at` of a segment, which has them, until `owner` is dropped.
     fn of_segment(segment: Arc<Segment>, at: u64, len_bytes: u64, owner: Box<dyn Any + Send + Sync>) -> Self {
-        Self::with(segment.at(at), len_bytes, Some((segment, at)), owner)
+        Self::with(segment.at(at), len_bytes, Some((segment, at)), None, owner)
     }
 
     /// Memory of somebody else, kept alive by `owner`.
@@ -203,7 +241,7 @@ impl Region {
             None => return Err(MemoryError::Null(len_bytes)),
         };
         let shared = if len_bytes > 0 { arena::find(start.as_ptr(), len_bytes) } else { None };
-        Ok(Self::with(start, len_bytes, shared, owner))
+        Ok(Self::with(start, len_bytes, shared, None, owner))
     }
 
     /// The bytes of a vector.
@@ -225,7 +263,8 @@ impl Region {
         self.0.len_bytes
     }
 
-    /// Where they start.
+    /// Where they start. Of [memory of a device](Region::from_dmabuf) the processor may not see there what a device has just written,
+    /// nor a device what it has: only what goes through this type takes care of that.
     pub fn as_ptr(&self) -> *mut u8 {
         self.0.start.as_ptr()
     }
@@ -306,6 +345,7 @@ impl Slice {
     /// A copy of the bytes.
     pub fn copy_to_vec(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.len_bytes as usize];
+        let _reading = self.begin_reading();
         // SAFETY: both are valid for `len_bytes` bytes, and a vector that was just made overlaps nothing.
         unsafe { bytes.as_mut_ptr().copy_from_nonoverlapping(self.as_ptr(), bytes.len()) };
         bytes
@@ -319,11 +359,14 @@ impl Slice {
     /// CRC-32C of what `crc32c` covers followed by `len` bytes at `at`; a range that leaves the slice is cut.
     pub(crate) fn crc32c_append(&self, crc32c: u32, at: usize, len: usize) -> u32 {
         let (at, len) = self.clip(at, len);
+        let reading = self.begin_reading();
         // SAFETY: `clip` keeps the range inside the slice, which is inside its region, which lives. If somebody
         // writes meanwhile, the sum is of bytes that never were together: it then doesn't match and the chunk is
         // sent again.
         let bytes = unsafe { std::slice::from_raw_parts(self.as_ptr().add(at), len) };
-        integrity::crc32c_append(crc32c, bytes)
+        let crc32c = integrity::crc32c_append(crc32c, bytes);
+        // What was not seen for sure was not verified.
+        if reading.has_failed { !crc32c } else { crc32c }
     }
 
     /// The segment that it lies in, and where, if peers on this machine can be shown that.
@@ -334,9 +377,19 @@ impl Slice {
     /// Overwrites the bytes from `at` on; what would leave the slice is left out.
     pub(crate) fn copy_from(&self, at: usize, bytes: &[u8]) {
         let (at, len) = self.clip(at, bytes.len());
+        let _writing = self.begin_writing();
         // SAFETY: `clip` keeps the range inside the slice. `bytes` may lie in the same region only if the caller
         // made a reference into memory that is being written, so `copy` allows for overlap.
         unsafe { self.as_ptr().add(at).copy_from(bytes.as_ptr(), len) };
+    }
+
+    /// Overwrites `len` bytes from `at` on by those of `from` from `from_at` on; what would leave either is left out.
+    pub(crate) fn copy_from_slice(&self, at: usize, from: &Self, from_at: usize, len: usize) {
+        let (from_at, len) = from.clip(from_at, len);
+        let (at, len) = self.clip(at, len);
+        let (_reading, _writing) = (from.begin_reading(), self.begin_writing());
+        // SAFETY: `clip` keeps both ranges inside their slices. They may be of one region, so `copy` allows for overlap.
+        unsafe { self.as_ptr().add(at).copy_from(from.as_ptr().add(from_at), len) };
     }
 
     fn clip(&self, at: usize, len: usize) -> (usize, usize) {

@@ -323,6 +323,11 @@ impl Source {
         self.slice.len_bytes()
     }
 
+    /// Whether they are memory of a device.
+    pub(crate) fn is_dmabuf(&self) -> bool {
+        self.slice.region().is_dmabuf()
+    }
+
     /// How many bytes the whole transfer has.
     pub(crate) fn transfer_bytes(&self) -> u64 {
         self.transfer.len_bytes

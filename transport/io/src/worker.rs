@@ -175,6 +175,11 @@ impl Worker {
         self.lock().link.manner()
     }
 
+    /// The same of memory of devices.
+    pub(crate) fn dmabuf_manner(&self) -> Option<Manner> {
+        self.lock().link.dmabuf_manner()
+    }
+
     pub(crate) fn slot(&self) -> &Arc<Slot> {
         &self.slot
     }

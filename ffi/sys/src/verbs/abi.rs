@@ -40,17 +40,17 @@ pub(super) struct Device {
 /// A protection domain; only its head is ours to know.
 #[repr(C)]
 pub(super) struct Pd {
-    _context: *mut Context,
+    pub(super) _context: *mut Context,
 }
 
 /// A registration; its head.
 #[repr(C)]
 pub(super) struct Mr {
-    _context: *mut Context,
-    _pd: *mut Pd,
-    _addr: *mut c_void,
-    _length: usize,
-    _handle: u32,
+    pub(super) _context: *mut Context,
+    pub(super) _pd: *mut Pd,
+    pub(super) _addr: *mut c_void,
+    pub(super) _length: usize,
+    pub(super) _handle: u32,
     pub(super) lkey: u32,
     pub(super) rkey: u32,
 }

@@ -170,6 +170,12 @@ impl Context {
         Ok(Arc::new(context))
     }
 
+    /// One that was not opened: see [`super::fake`].
+    #[cfg(any(test, feature = "fake"))]
+    pub(super) fn fake(library: &'static Library, raw: *mut abi::Context) -> Self {
+        Self { library, raw, name: "fake0".to_owned(), reads_max: 0, work_max: 0, has_windows: false, ports: 0 }
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name

@@ -48,6 +48,16 @@ pub enum VerbsError {
         /// RLIMIT_MEMLOCK, in bytes.
         limit_bytes: u64,
     },
+    /// Memory of a device, which this one reaches in no way.
+    #[error(
+        "memory of a device can be registered neither by its descriptor ({by_descriptor}) nor where it is mapped ({where_mapped})"
+    )]
+    NotReached {
+        /// Why not by its descriptor, in words.
+        by_descriptor: String,
+        /// Why not where it is mapped.
+        where_mapped: Box<Self>,
+    },
     /// A call failed.
     #[error("{what}: {error}")]
     Failed {
@@ -76,6 +86,7 @@ impl VerbsError {
         match self {
             Self::NotOpened { error, .. } | Self::Failed { error, .. } => error.raw_os_error(),
             Self::Memlock { .. } => Some(libc::ENOMEM),
+            Self::NotReached { where_mapped, .. } => where_mapped.raw_os_error(),
             _ => None,
         }
     }

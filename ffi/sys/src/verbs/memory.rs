@@ -1,11 +1,14 @@
 //! Memory that a device may reach: registrations of it, and windows on these for the other end.
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::abi;
 use super::device::Context;
 use super::{QueuePair, VerbsError};
+
+const BY_DESCRIPTOR: &str = "ibv_reg_dmabuf_mr";
 
 /// What belongs together: a queue pair reaches only what was registered in its own domain.
 #[derive(Debug)]
@@ -87,7 +90,7 @@ impl ProtectionDomain {
     /// Whether memory of another device could be registered, which comes as a descriptor (a dmabuf); else why not. It is asked for
     /// with a descriptor that there can't be: who takes any complains about that one.
     pub fn takes_dmabufs(&self) -> Result<(), VerbsError> {
-        let register = self.context.library.reg_dmabuf_mr.ok_or(VerbsError::NoSymbol("ibv_reg_dmabuf_mr"))?;
+        let register = self.context.library.reg_dmabuf_mr.ok_or(VerbsError::NoSymbol(BY_DESCRIPTOR))?;
         // SAFETY: the domain lives; no memory is behind the descriptor.
         let raw = unsafe { register(self.raw, 0, 4096, 0, -1, Access::LOCAL_WRITE.0) };
         let error = io::Error::last_os_error();
@@ -98,7 +101,7 @@ impl ProtectionDomain {
         match error.raw_os_error() {
             Some(libc::EBADF) => Ok(()),
             _ if !raw.is_null() => Ok(()),
-            _ => Err(VerbsError::Failed { what: "memory of devices can't be registered (ibv_reg_dmabuf_mr)", error }),
+            _ => Err(VerbsError::Failed { what: "no registration by descriptor (ibv_reg_dmabuf_mr)", error }),
         }
     }
 }
@@ -129,6 +132,32 @@ impl MemoryRegion {
         if raw.is_null() {
             return Err(refused(len as u64, io::Error::last_os_error()));
         }
+        Ok(Self { domain: Arc::clone(domain), raw })
+    }
+
+    /// Registers `len` bytes of memory that comes as a descriptor (a dmabuf), from `offset` on, whether the processor reaches them or
+    /// not. Work names them as if they were at `start`, which lies as far into a page as `offset` does. Windows can't be opened on
+    /// them: the kernel takes no such registration.
+    ///
+    /// # Errors
+    ///
+    /// As [`ProtectionDomain::takes_dmabufs`] says; or what the device has against this descriptor.
+    ///
+    /// # Safety
+    ///
+    /// The bytes change whenever work names the registration, or the other end writes them. The memory stays where it is until the
+    /// registration ends, also when the descriptor is closed before.
+    pub unsafe fn register_dmabuf(
+        domain: &Arc<ProtectionDomain>,
+        (dmabuf, offset): (BorrowedFd<'_>, u64),
+        start: u64,
+        len: usize,
+        access: Access,
+    ) -> Result<Self, VerbsError> {
+        let register = domain.context.library.reg_dmabuf_mr.ok_or(VerbsError::NoSymbol(BY_DESCRIPTOR))?;
+        // SAFETY: the domain lives, and the descriptor is open; what is behind it the kernel looks at itself.
+        let raw = unsafe { register(domain.raw, offset, len, start, dmabuf.as_raw_fd(), access.bits()) };
+        let raw = Context::is_null("memory can't be registered by its descriptor (ibv_reg_dmabuf_mr)", raw)?;
         Ok(Self { domain: Arc::clone(domain), raw })
     }
 
@@ -220,5 +249,75 @@ impl MemoryWindow {
 impl Drop for MemoryWindow {
     fn drop(&mut self) {
         self.dealloc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::verbs::fake::{Answers, Call, device};
+
+    const TAKES: Answers = Answers { by_descriptor: 0, where_mapped: 0 };
+
+    #[test]
+    fn what_is_registered_by_its_descriptor_is_named_as_if_it_was_mapped_and_ends_before_its_domain() {
+        let (context, calls) = device(TAKES);
+        let domain = ProtectionDomain::new(&context).expect("a domain");
+        drop(context);
+        let file = std::fs::File::open("/proc/self/status").expect("any descriptor");
+        let access = Access::REMOTE_READ;
+        // SAFETY: no device reads or writes anything.
+        let registration =
+            unsafe { MemoryRegion::register_dmabuf(&domain, (file.as_fd(), 4096 + 12), 0x7000_000c, 100, access) };
+        let registration = registration.expect("it takes them");
+        drop(domain);
+        let descriptor = file.as_raw_fd();
+        let asked = Call::RegisterByDescriptor {
+            descriptor,
+            offset: 4108,
+            start: 0x7000_000c,
+            len_bytes: 100,
+            access: access.bits(),
+        };
+        assert_eq!(calls.take(), [asked]);
+        let key = registration.local_key();
+        registration.end().expect("it ends");
+        assert_eq!(calls.take(), [Call::End { key }, Call::EndDomain, Call::Close]);
+    }
+
+    #[test]
+    fn a_device_is_asked_with_a_descriptor_that_there_can_not_be() {
+        let refuses = Answers { by_descriptor: libc::EOPNOTSUPP, ..TAKES };
+        for (answers, takes) in [(TAKES, true), (refuses, false)] {
+            let (context, calls) = device(answers);
+            let domain = ProtectionDomain::new(&context).expect("a domain");
+            let said = domain.takes_dmabufs();
+            assert_eq!(said.is_ok(), takes, "{said:?}");
+            assert!(matches!(calls.take()[..], [Call::RegisterByDescriptor { descriptor: -1, .. }]), "nothing else");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_a_sentence_with_the_name_of_the_call() {
+        let (context, _) = device(Answers { by_descriptor: libc::EOPNOTSUPP, where_mapped: libc::EFAULT });
+        let domain = ProtectionDomain::new(&context).expect("a domain");
+        let file = std::fs::File::open("/proc/self/status").expect("any descriptor");
+        let mut bytes = [0; 8];
+        // SAFETY: nothing is registered.
+        let (by_descriptor, where_mapped) = unsafe {
+            (
+                MemoryRegion::register_dmabuf(&domain, (file.as_fd(), 0), 0, 8, Access::LOCAL_WRITE),
+                MemoryRegion::register(&domain, bytes.as_mut_ptr(), 8, Access::LOCAL_WRITE),
+            )
+        };
+        for (refused, name, errno) in
+            [(by_descriptor, "ibv_reg_dmabuf_mr", libc::EOPNOTSUPP), (where_mapped, "ibv_reg_mr", libc::EFAULT)]
+        {
+            let error = refused.expect_err("refused");
+            assert!(error.to_string().contains(name), "{error}");
+            assert_eq!(error.raw_os_error(), Some(errno));
+        }
     }
 }

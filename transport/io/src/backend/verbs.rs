@@ -11,11 +11,13 @@
 //! is in `wire.rs`.
 
 mod buffers;
+mod dmabufs;
 mod link;
 mod rail;
 mod receive;
 mod registrations;
 mod send;
+mod staging;
 mod watch;
 mod wire;
 

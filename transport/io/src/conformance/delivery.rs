@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use xfer_transport_core::limits::lane_window_bytes;
 
-use super::{Make, PATIENCE, Pair, Random, eventually, pattern, seed, start};
+use super::{Make, PATIENCE, Pair, Random, eventually, filled, memory, pattern, seed, start};
 use crate::{
-    Admission, BackendId, Cancelled, Deadline, Endpoint, EndpointConfig, Grant, Lane, Region, TransferError,
-    TransferHandle,
+    Admission, BackendId, Cancelled, Deadline, Endpoint, EndpointConfig, Grant, Lane, TransferError, TransferHandle,
 };
 
 /// Sizes around which something could go wrong: nothing, one byte, a page less one, a chunk, several and a bit.
@@ -19,7 +18,7 @@ pub const SIZES_BYTES: [u64; 5] = [0, 1, 4095, 1 << 20, (5 << 20) + 3];
 pub fn bytes_of_all_sizes_arrive(make: Make<'_>) {
     let pair = Pair::new(make);
     for (salt, len_bytes) in SIZES_BYTES.into_iter().enumerate() {
-        let source = Region::from_vec(pattern(len_bytes, salt as u64));
+        let source = filled(pattern(len_bytes, salt as u64));
         let (destination, grant) = pair.granted(len_bytes);
         let write = pair.sender.write(pair.receiver.id(), source.all(), grant.remote().all(), Lane::Step, None);
         let done = write.wait(Some(PATIENCE)).expect("applied and verified");
@@ -41,7 +40,7 @@ pub fn bytes_of_all_sizes_arrive(make: Make<'_>) {
 pub fn odd_ranges_arrive_where_they_belong(make: Make<'_>) {
     let pair = Pair::with(make, |config| config.chunk_bytes = 4096);
     let mut random = Random(seed());
-    let source = Region::from_vec(pattern(100_003, 1));
+    let source = filled(pattern(100_003, 1));
     for _ in 0..50 {
         let (destination, grant) = pair.granted(70_001);
         let len_bytes = random.below(60_000);
@@ -66,8 +65,8 @@ pub fn many_transfers_at_once_arrive(make: Make<'_>) {
     let mut under_way = Vec::new();
     for salt in 0..2 * EACH_WAY {
         let (from, to) = if salt % 2 == 0 { (&pair.sender, &pair.receiver) } else { (&pair.receiver, &pair.sender) };
-        let source = Region::from_vec(pattern(random.below(100_000), salt));
-        let destination = Region::allocate(source.len_bytes()).expect("memory");
+        let source = filled(pattern(random.below(100_000), salt));
+        let destination = memory(source.len_bytes());
         let grant = to.grant(&destination, from.id()).expect("a grant");
         let lane = Lane::ALL[random.below(4) as usize];
         let write = from.write(to.id(), source.all(), grant.remote().all(), lane, None);
@@ -84,9 +83,9 @@ pub fn many_transfers_at_once_arrive(make: Make<'_>) {
 pub fn a_step_overtakes_a_rescue(make: Make<'_>) {
     const RESCUE_BYTES: u64 = 128 << 20;
     let pair = Pair::new(make);
-    let rescue = Region::allocate(RESCUE_BYTES).expect("memory");
+    let rescue = memory(RESCUE_BYTES);
     let (_rescued, rescue_grant) = pair.granted(RESCUE_BYTES);
-    let step = Region::from_vec(pattern(64 << 10, 2));
+    let step = filled(pattern(64 << 10, 2));
     let (stepped, step_grant) = pair.granted(64 << 10);
     let (to, lane) = (pair.receiver.id(), Lane::Rescue);
     let rescuing = pair.sender.write(to, rescue.all(), rescue_grant.remote().all(), lane, None);
@@ -110,7 +109,7 @@ pub fn a_step_overtakes_a_rescue(make: Make<'_>) {
 pub fn what_is_posted_is_bounded(make: Make<'_>) {
     let pair = Pair::new(make);
     let len_bytes = 4 * lane_window_bytes(Lane::Rescue);
-    let source = Region::allocate(len_bytes).expect("memory");
+    let source = memory(len_bytes);
     let (_destination, grant) = pair.granted(len_bytes);
     pair.receiver_links.pause(true);
     let write = pair.sender.write(pair.receiver.id(), source.all(), grant.remote().all(), Lane::Rescue, None);
@@ -132,7 +131,7 @@ pub fn what_is_posted_is_bounded(make: Make<'_>) {
 /// A transfer says which backend carried it.
 pub fn the_path_is_reported(make: Make<'_>, expected: BackendId) {
     let pair = Pair::new(make);
-    let source = Region::from_vec(pattern(3 << 20, 3));
+    let source = filled(pattern(3 << 20, 3));
     let (_destination, grant) = pair.granted(3 << 20);
     let write = pair.sender.write(pair.receiver.id(), source.all(), grant.remote().all(), Lane::Step, None);
     let done = write.wait(Some(PATIENCE)).expect("applied and verified");
@@ -148,11 +147,11 @@ pub fn a_limit_is_shared_in_the_order_of_the_requests(make: Make<'_>) {
     let [(sender, _), (first, _), (second, _)] = [0, 1, 2].map(|rank| start(make, rank, 1, &change));
     let granted = |to: &Endpoint| {
         sender.connect(&to.ticket(), PATIENCE).expect("connected");
-        let region = Region::allocate(CHUNKS * CHUNK_BYTES).expect("memory");
+        let region = memory(CHUNKS * CHUNK_BYTES);
         to.grant(&region, sender.id()).expect("a grant")
     };
     let (to_first, to_second) = (granted(&first), Arc::new(granted(&second)));
-    let source = Region::from_vec(pattern(CHUNKS * CHUNK_BYTES, 6));
+    let source = filled(pattern(CHUNKS * CHUNK_BYTES, 6));
     let write =
         |to: &Endpoint, grant: &Grant| sender.write(to.id(), source.all(), grant.remote().all(), Lane::Rescue, None);
     // Nothing leaves before both are asked for, and then one chunk every 16 ms.
@@ -175,7 +174,7 @@ pub fn what_can_not_be_in_time_is_known_when_it_is_asked_for(make: Make<'_>) {
     const LEN_BYTES: u64 = 1 << 20;
     let pair = Pair::with(make, |config| config.chunk_bytes = 64 << 10);
     let (sender, to) = (&pair.sender, pair.receiver.id());
-    let source = Region::from_vec(pattern(LEN_BYTES, 8));
+    let source = filled(pattern(LEN_BYTES, 8));
     let (_destination, grant) = pair.granted(LEN_BYTES);
     let write = |time: Option<Duration>| {
         let deadline = time.map(|time| sender.deadline_in(time));
@@ -215,7 +214,7 @@ pub fn a_lane_limit_holds_its_lane_only(make: Make<'_>) {
         config.lane_bytes_per_s[Lane::Rescue as usize] = Some(BYTES_PER_S);
     });
     assert_eq!(pair.sender.lane_limit(Lane::Rescue), Some(BYTES_PER_S));
-    let source = Region::from_vec(pattern(2_000_000, 7));
+    let source = filled(pattern(2_000_000, 7));
     let (_destination, grant) = pair.granted(2_000_000);
     let write = |lane| pair.sender.write(pair.receiver.id(), source.all(), grant.remote().all(), lane, None);
     let rescue = write(Lane::Rescue).wait(Some(PATIENCE)).expect("applied and verified");
@@ -238,7 +237,7 @@ pub fn the_egress_limit_holds(make: Make<'_>) {
         config.chunk_bytes = 64 << 10;
         config.egress_bytes_per_s = Some(BYTES_PER_S);
     });
-    let source = Region::from_vec(pattern(4_000_000, 4));
+    let source = filled(pattern(4_000_000, 4));
     let (_destination, grant) = pair.granted(4_000_000);
     let write = || pair.sender.write(pair.receiver.id(), source.all(), grant.remote().all(), Lane::Bulk, None);
     let limited = write().wait(Some(PATIENCE)).expect("applied and verified");

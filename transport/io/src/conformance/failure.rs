@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{Make, PATIENCE, Pair, Random, eventually, pattern, seed, start, text};
-use crate::{Cancelled, Channel, DownReason, Lane, PeerEvent, Region, SendError, TransferError};
+use super::{Make, PATIENCE, Pair, Random, eventually, filled, memory, pattern, seed, start, text};
+use crate::{Cancelled, Channel, DownReason, Lane, PeerEvent, SendError, TransferError};
 
 const LEN_BYTES: u64 = 64 << 20;
 
@@ -13,7 +13,7 @@ pub fn a_lost_link_loses_nothing(make: Make<'_>) {
     let pair = Pair::new(make);
     let events = pair.sender.events();
     let mut random = Random(seed());
-    let source = Region::from_vec(pattern(LEN_BYTES, 1));
+    let source = filled(pattern(LEN_BYTES, 1));
     for round in 0..8 {
         eventually("all links are there", || pair.receiver_links.open_links() == 4);
         let (destination, grant) = pair.granted(LEN_BYTES);
@@ -41,9 +41,9 @@ pub fn a_dead_peer_fails_only_its_own_transfers(make: Make<'_>) {
         sender.connect(&peer.ticket(), PATIENCE).expect("connected");
         assert_eq!(events.recv_timeout(PATIENCE), Ok(PeerEvent::Up(peer.id())));
     }
-    let source = Region::from_vec(pattern(LEN_BYTES, 2));
+    let source = filled(pattern(LEN_BYTES, 2));
     let write = |to: &crate::Endpoint| {
-        let destination = Region::allocate(LEN_BYTES).expect("memory");
+        let destination = memory(LEN_BYTES);
         let grant = to.grant(&destination, sender.id()).expect("a grant");
         let write = sender.write(to.id(), source.all(), grant.remote().all(), Lane::Rescue, None);
         (write, destination, grant)
@@ -88,7 +88,7 @@ pub fn a_dead_peer_fails_only_its_own_transfers(make: Make<'_>) {
 pub fn a_silent_peer_is_found_dead(make: Make<'_>) {
     let pair = Pair::new(make);
     let events = pair.sender.events();
-    let source = Region::from_vec(pattern(LEN_BYTES, 3));
+    let source = filled(pattern(LEN_BYTES, 3));
     let (_destination, grant) = pair.granted(LEN_BYTES);
     pair.receiver_links.pause(true);
     let write = pair.sender.write(pair.receiver.id(), source.all(), grant.remote().all(), Lane::Rescue, None);
@@ -115,7 +115,7 @@ pub fn a_silent_peer_is_found_dead(make: Make<'_>) {
 /// A cancel while the peer says nothing returns within its bound, and claims nothing.
 pub fn a_cancel_without_an_answer_is_quarantine(make: Make<'_>) {
     let pair = Pair::new(make);
-    let source = Region::from_vec(pattern(LEN_BYTES, 4));
+    let source = filled(pattern(LEN_BYTES, 4));
     let (_destination, grant) = pair.granted(LEN_BYTES);
     let write = pair.sender.write(pair.receiver.id(), source.all(), grant.remote().all(), Lane::Rescue, None);
     eventually("it is under way", || grant.received() > 0);
@@ -140,7 +140,7 @@ pub fn a_cancel_without_an_answer_is_quarantine(make: Make<'_>) {
 /// moment each, or the transfer fails.
 pub fn a_source_that_changes_is_noticed(make: Make<'_>) {
     let pair = Pair::with(make, |config| config.chunk_bytes = 256 << 10);
-    let source = Region::allocate(8 << 20).expect("memory");
+    let source = memory(8 << 20);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -168,7 +168,7 @@ pub fn a_source_that_changes_is_noticed(make: Make<'_>) {
 pub fn a_shutdown_is_bounded(make: Make<'_>) {
     for paused in [false, true] {
         let pair = Pair::new(make);
-        let source = Region::from_vec(pattern(LEN_BYTES, 5));
+        let source = filled(pattern(LEN_BYTES, 5));
         let (_destination, grant) = pair.granted(LEN_BYTES);
         let events = pair.receiver.events();
         pair.sender.set_egress_limit(Some(1_000_000));

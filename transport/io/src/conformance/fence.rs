@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Make, PATIENCE, Pair, Random, pattern, seed};
+use super::{Make, PATIENCE, Pair, Random, filled, memory, pattern, seed};
 use crate::{Cancelled, Fenced, Grant, Lane, Region, TransferError};
 
 const LEN_BYTES: u64 = 4 << 20;
@@ -24,8 +24,8 @@ struct Trial {
 impl Trial {
     fn new(make: Make<'_>) -> Self {
         let pair = Pair::with(make, |config| config.chunk_bytes = CHUNK_BYTES);
-        let source = Region::from_vec(pattern(LEN_BYTES, 7));
-        let flush_source = Region::from_vec(pattern(16 * u64::from(CHUNK_BYTES), 8));
+        let source = filled(pattern(LEN_BYTES, 7));
+        let flush_source = filled(pattern(16 * u64::from(CHUNK_BYTES), 8));
         let flush = pair.granted(flush_source.len_bytes());
         Self { pair, source, flush_source, flush }
     }
@@ -163,14 +163,14 @@ pub fn only_live_grants_are_written(make: Make<'_>) {
         assert!(matches!(outcome, Err(TransferError::Revoked { .. })), "{outcome:?}");
     };
     // Granted to somebody else.
-    let memory = Region::allocate(4096).expect("memory");
-    let others = pair.receiver.grant(&memory, crate::PeerId { rank: 9, incarnation: 1 }).expect("a grant");
+    let granted = memory(4096);
+    let others = pair.receiver.grant(&granted, crate::PeerId { rank: 9, incarnation: 1 }).expect("a grant");
     refused(others.remote().all());
     // An earlier grant of the same memory.
-    let early = pair.receiver.grant(&memory, pair.sender.id()).expect("a grant");
+    let early = pair.receiver.grant(&granted, pair.sender.id()).expect("a grant");
     let remote = early.remote();
     early.revoke();
-    let _later = pair.receiver.grant(&memory, pair.sender.id()).expect("a grant");
+    let _later = pair.receiver.grant(&granted, pair.sender.id()).expect("a grant");
     refused(remote.all());
     // A peer that claims that a region is larger than it is.
     let (small, grant) = pair.granted(1024);
@@ -179,6 +179,6 @@ pub fn only_live_grants_are_written(make: Make<'_>) {
     refused(forged.all());
     forged.len_bytes = u64::MAX;
     refused(forged.slice(u64::MAX - 4096, 4096).expect("inside what it claims"));
-    assert_eq!(memory.copy_to_vec(), vec![0; 4096]);
+    assert_eq!(granted.copy_to_vec(), vec![0; 4096]);
     assert_eq!(small.copy_to_vec(), vec![0; 1024]);
 }

@@ -202,6 +202,10 @@ impl Link for FlakyLink {
         self.link.manner()
     }
 
+    fn dmabuf_manner(&self) -> Option<Manner> {
+        self.link.dmabuf_manner()
+    }
+
     fn finish(&mut self) {
         self.link.finish();
     }

@@ -4,9 +4,9 @@ use xfer_transport_core::limits::{CHANNEL_BYTES_MAX, CHANNEL_MESSAGES_MAX, MESSA
 
 use bytes::Bytes;
 
-use super::{Make, PATIENCE, Pair, Random, eventually, pattern, seed, text};
+use super::{Make, PATIENCE, Pair, Random, eventually, filled, pattern, seed, text};
 use crate::limits::SUBSCRIBER_MESSAGES_MAX;
-use crate::{Channel, Endpoint, Lane, PeerId, Region, SendError};
+use crate::{Channel, Endpoint, Lane, PeerId, SendError};
 
 /// Sends, and waits while the queue is full.
 fn send(from: &Endpoint, to: PeerId, channel: Channel, payload: &Bytes) {
@@ -82,7 +82,7 @@ pub fn unread_messages_hold_up_only_their_channel(make: Make<'_>) {
     let subscriber = pair.receiver.subscribe(Channel(2));
     send(&pair.sender, to, Channel(2), &text("not held up"));
     assert_eq!(subscriber.recv_timeout(PATIENCE).expect("a message").payload, "not held up");
-    let source = Region::from_vec(pattern(4 << 20, 1));
+    let source = filled(pattern(4 << 20, 1));
     let (_destination, grant) = pair.granted(4 << 20);
     let write = pair.sender.write(to, source.all(), grant.remote().all(), Lane::Step, None);
     write.wait(Some(PATIENCE)).expect("not held up");

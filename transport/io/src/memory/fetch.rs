@@ -11,6 +11,7 @@ use super::Slice;
 pub(crate) fn fetch(process: Option<Pid>, from: u64, into: &Slice, into_at: usize, len: usize) -> io::Result<()> {
     let pid = process.ok_or_else(|| io::Error::from_raw_os_error(libc::EPERM))?.as_raw_nonzero().get();
     let (into_at, len) = into.clip(into_at, len);
+    let _writing = into.begin_writing();
     let mut done = 0;
     while done < len {
         let remote = from.checked_add(done as u64).and_then(|at| usize::try_from(at).ok());

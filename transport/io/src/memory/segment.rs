@@ -85,6 +85,7 @@ impl Segment {
     pub(crate) fn fill(&self, at: usize, from: &Slice, from_at: usize, len: usize) {
         let (from_at, len) = from.clip(from_at, len);
         let (at, len) = clip(self.mapping.len, at, len);
+        let _reading = from.begin_reading();
         // SAFETY: both ranges were clipped to what is there. The source may be in this very segment, so `copy` allows for
         // overlap; that others look at either meanwhile is what checksums are for.
         unsafe { self.mapping.start.as_ptr().add(at).copy_from(from.as_ptr().add(from_at), len) };
@@ -159,6 +160,7 @@ impl View {
     pub(crate) fn copy_to(&self, at: usize, len: usize, into: &Slice, into_at: usize, crc32c: u32) -> u32 {
         let (at, len) = clip(self.0.len, at, len);
         let (into_at, len) = into.clip(into_at, len);
+        let _writing = into.begin_writing();
         let streams = into.region().len_bytes() >= STREAM_BYTES_MIN;
         // SAFETY: both ranges were clipped to what is there, and a peer's memory is mapped beside ours; even if it is
         // ours, mapped a second time, the bytes are only copied, and checksums say what came of it.

@@ -15,7 +15,7 @@ use super::mailbox::{LETTER_BYTES_MAX, Put};
 use super::socket;
 use crate::backend::{LinkError, Manner, Op};
 use crate::grants::random_u64;
-use crate::limits::{RING_BYTES, SEGMENTS_MAX, STREAM_BYTES_MIN};
+use crate::limits::{ASKING_ATTEMPTS_MAX, RING_BYTES, SEGMENTS_MAX, STREAM_BYTES_MIN};
 use crate::memory::{Segment, Slice, dropped_segments};
 use crate::transfer::Source;
 use crate::unsummed::sums;
@@ -140,7 +140,7 @@ impl Sender {
                 Sending::Message { header, payload, at: None }
             }
             Op::Chunk { header, source } => {
-                match source.read().map(|reading| self.way_of(reading.slice(), source.transfer_bytes())) {
+                match source.read().map(|reading| self.way_of(&header, reading.slice(), source.transfer_bytes())) {
                     // Nobody wants it any more, and nothing of it has left.
                     None => return Ok(()),
                     Some(Way::Inline(payload)) => Sending::Message { header, payload, at: None },
@@ -156,16 +156,19 @@ impl Sender {
         Ok(())
     }
 
-    fn way_of(&self, slice: &Slice, transfer_bytes: u64) -> Way {
+    fn way_of(&self, header: &FrameHeader, slice: &Slice, transfer_bytes: u64) -> Way {
         let shown = |segment: &Segment| self.shown.contains_key(&segment.id()) || self.shown.len() < SEGMENTS_MAX;
         let is_short = slice.len_bytes() <= PACKET_INLINE_BYTES_MAX as u64;
         // Who looks for letters sees one that says where the bytes lie sooner than the bytes themselves on the socket.
         let as_letter = slice.len_bytes() > INLINE_LETTER_BYTES_MAX && self.mail.is_looked_at();
+        let may_be_fetched = matches!(self.reach, Reach::Yes) && header.attempt < ASKING_ATTEMPTS_MAX;
         match slice.shared() {
             _ if is_short && !as_letter => Way::Inline(slice.copy_to_vec().into()),
             Some((segment, _)) if shown(segment) => Way::Lent,
+            // The kernel fetches nothing from where memory of a device is mapped, which says nothing of other memory.
+            _ if slice.region().is_dmabuf() && !is_short => Way::Staged,
             // What is longer goes faster through the ring: its second copy is in the caches, and the first past them.
-            _ if matches!(self.reach, Reach::Yes) && transfer_bytes < STREAM_BYTES_MIN => Way::Plain,
+            _ if may_be_fetched && transfer_bytes < STREAM_BYTES_MIN => Way::Plain,
             _ if is_short => Way::Inline(slice.copy_to_vec().into()),
             _ => Way::Staged,
         }
@@ -448,5 +451,25 @@ impl Ring {
         let len_bytes = left.min(PART_BYTES).min(RING_BYTES - at);
         let free = RING_BYTES - (self.written - self.freed);
         (free >= len_bytes).then_some((at, len_bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xfer_transport_core::frame::FrameKind;
+
+    use super::*;
+    use crate::memory::Region;
+
+    #[test]
+    fn a_chunk_that_comes_back_again_and_again_is_not_left_to_be_fetched() {
+        let sender = Sender { reach: Reach::Yes, ..Sender::new() };
+        let slice = Region::from_vec(vec![7; 1 << 20]).all();
+        let way = |attempt| {
+            let header = FrameHeader { attempt, ..FrameHeader::for_payload(FrameKind::Data, &[]) };
+            sender.way_of(&header, &slice, slice.len_bytes())
+        };
+        assert!(matches!(way(0), Way::Plain) && matches!(way(ASKING_ATTEMPTS_MAX - 1), Way::Plain));
+        assert!(matches!(way(ASKING_ATTEMPTS_MAX), Way::Staged));
     }
 }

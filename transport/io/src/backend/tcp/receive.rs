@@ -125,6 +125,7 @@ impl Receiver {
             intake.place(*at, |landing| {
                 match landing {
                     Landing::Memory(memory) => {
+                        let _writing = memory.begin_writing();
                         let start = memory.as_ptr().wrapping_add(*at);
                         let parts = [libc::iovec { iov_base: start.cast(), iov_len: part }, header];
                         // SAFETY: `begin_chunk` gave `memory` the chunk's length, so `part` bytes from `at` are in

@@ -61,8 +61,9 @@ impl Sender {
             Op::Message { header, payload, .. } => (header, Payload::Message(payload)),
         };
         let len = FRAME_HEADER_BYTES + header.len_bytes as usize;
-        let is_chunk = matches!(payload, Payload::Chunk(_));
-        let uncopied = (is_chunk && self.zerocopy.is_for(header.len_bytes))
+        // Memory of a device can't be pinned where it is mapped, which is no reason to copy other memory from then on.
+        let can_be_pinned = matches!(&payload, Payload::Chunk(source) if !source.is_dmabuf());
+        let uncopied = (can_be_pinned && self.zerocopy.is_for(header.len_bytes))
             .then(|| Arc::clone(self.uncopied.get_or_insert_with(|| Uncopied::new(stream, self.zerocopy))));
         self.frame = Some(Sending { header: header.encode(), payload, sent: 0, len, uncopied });
         if let Err(LinkError::Io(error)) = self.advance(stream) {
@@ -140,6 +141,7 @@ impl Sending {
             Payload::Message(payload) => unsafe { send_from(stream, header, payload[at..].as_ptr(), left, 0) },
             Payload::Chunk(source) => match source.read() {
                 Some(reading) => {
+                    let _reading = reading.slice().begin_reading();
                     let start = reading.slice().as_ptr().wrapping_add(at);
                     // SAFETY: the source is as long as the chunk's header says, and lives and may be read for as
                     // long as `reading` is held.

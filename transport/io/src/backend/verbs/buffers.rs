@@ -107,6 +107,7 @@ impl Buffers {
         let at = at.min(self.len_bytes);
         let from = from.min(source.len_bytes() as usize);
         let len = len.min(self.len_bytes - at).min(source.len_bytes() as usize - from);
+        let _reading = source.begin_reading();
         // SAFETY: both ranges are inside of what they are ranges of. The source may be written meanwhile, which its checksum notices.
         unsafe { self.at(number).add(at).copy_from(source.as_ptr().add(from), len) };
         len

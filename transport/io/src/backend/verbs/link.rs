@@ -420,6 +420,13 @@ impl Link for VerbsLink {
         }
     }
 
+    fn dmabuf_manner(&self) -> Option<Manner> {
+        match &self.stage {
+            Stage::Carrying(carrying) => carrying.wire.rail().dmabufs.manner(),
+            _ => None,
+        }
+    }
+
     fn finish(&mut self) {
         if let Stage::Carrying(carrying) = &self.stage {
             // The end of the connection says that nothing is written here any more, so that has to be true.

@@ -10,6 +10,7 @@ use xfer_sys::verbs::{
     Completion, Context, Gid, GidKind, LinkLayer, Port, ProtectionDomain, Status, VerbsError, device_names,
 };
 
+use super::dmabufs::{self, Dmabufs};
 use super::watch::Watch;
 use crate::limits::RAILS_MAX;
 
@@ -21,6 +22,8 @@ pub(super) struct Rail {
     pub(super) gid: Gid,
     /// Whether sources are exposed through windows; no more once one could not be opened.
     pub(super) has_windows: Arc<AtomicBool>,
+    /// Which way it reaches memory of other devices.
+    pub(super) dmabufs: Arc<Dmabufs>,
     /// Who hears of what happens to the device: one for all its ports.
     pub(super) watch: Arc<Watch>,
     pub(super) mishaps: Mishaps,
@@ -71,6 +74,19 @@ impl fmt::Display for Rail {
     }
 }
 
+/// What all ports of a device have in common.
+struct Device {
+    context: Arc<Context>,
+    watch: Arc<Watch>,
+    dmabufs: Arc<Dmabufs>,
+}
+
+impl Device {
+    fn open(name: &str) -> Result<Self, VerbsError> {
+        Ok(Self { context: Context::open(name)?, watch: Arc::default(), dmabufs: Arc::default() })
+    }
+}
+
 /// The one whose port has this address, as the system's table of addresses says: RDMA goes where the connection goes.
 pub(super) fn at(address: IpAddr) -> io::Result<Rail> {
     let mut found: Vec<Rail> = Vec::new();
@@ -115,11 +131,11 @@ fn one(spec: &str) -> io::Result<Rail> {
     });
     let number = |text: Option<&str>| text.map(str::parse::<u8>).transpose().map_err(|_| wrong());
     let (port, gid) = (number(port)?, number(gid)?);
-    let (context, watch) = (Context::open(name)?, Arc::default());
-    let ports = port.map_or(context.port_numbers(), |port| port..=port);
+    let device = Device::open(name)?;
+    let ports = port.map_or(device.context.port_numbers(), |port| port..=port);
     let mut why = format!("{name} has no such port");
     for number in ports {
-        match of_port((&context, &watch), number, gid) {
+        match of_port(&device, number, gid) {
             Ok(mut rails) if !rails.is_empty() => {
                 rails.sort_by_key(|rail| (rail.gid.kind, rail.gid.address().is_ipv6(), rail.gid.index));
                 return Ok(rails.swap_remove(0));
@@ -135,12 +151,11 @@ fn one(spec: &str) -> io::Result<Rail> {
 pub(super) fn probe() -> Result<String, String> {
     let rails = usable()?;
     let names: Vec<String> = rails.iter().map(ToString::to_string).collect();
-    // This version registers host memory alone; that a device could do more is worth knowing all the same.
-    let dmabufs =
-        rails.first().map(|rail| ProtectionDomain::new(&rail.context).and_then(|domain| domain.takes_dmabufs()));
+    // Asked of the first: cards of one machine are of one kind.
+    let dmabufs = rails.first().map(|rail| ProtectionDomain::new(&rail.context).map(|domain| dmabufs::probe(&domain)));
     let dmabufs = match dmabufs {
+        Some(Ok(sentence)) => format!("; {sentence}"),
         Some(Err(error)) => format!("; {error}"),
-        Some(Ok(())) => "; takes memory of devices (dmabuf), which this version doesn't bring".to_owned(),
         None => String::new(),
     };
     Ok(names.join(", ") + &dmabufs)
@@ -168,16 +183,15 @@ fn usable() -> Result<Vec<Rail>, String> {
 fn all() -> Result<Vec<Result<Rail, String>>, VerbsError> {
     let mut all = Vec::new();
     for name in device_names()? {
-        let context = match Context::open(&name) {
-            Ok(context) => context,
+        let device = match Device::open(&name) {
+            Ok(device) => device,
             Err(error) => {
                 all.push(Err(error.to_string()));
                 continue;
             }
         };
-        let watch = Arc::default();
-        for number in context.port_numbers() {
-            match of_port((&context, &watch), number, None) {
+        for number in device.context.port_numbers() {
+            match of_port(&device, number, None) {
                 Ok(rails) if rails.is_empty() => all.push(Err(format!("{name} port {number} has no address of IP"))),
                 Ok(rails) => all.extend(rails.into_iter().map(Ok)),
                 Err(why) => all.push(Err(why)),
@@ -188,7 +202,8 @@ fn all() -> Result<Vec<Result<Rail, String>>, VerbsError> {
 }
 
 /// The addresses of one port that can be used; with `index` the one that is there, of whatever kind.
-fn of_port((context, watch): (&Arc<Context>, &Arc<Watch>), number: u8, index: Option<u8>) -> Result<Vec<Rail>, String> {
+fn of_port(device: &Device, number: u8, index: Option<u8>) -> Result<Vec<Rail>, String> {
+    let Device { context, watch, dmabufs } = device;
     let name = context.name();
     let port = context.port(number).map_err(|error| format!("{name} port {number}: {error}"))?;
     if !port.is_active {
@@ -209,6 +224,7 @@ fn of_port((context, watch): (&Arc<Context>, &Arc<Watch>), number: u8, index: Op
         port,
         gid,
         has_windows: Arc::new(AtomicBool::new(context.has_windows())),
+        dmabufs: Arc::clone(dmabufs),
         watch: Arc::clone(watch),
         mishaps: Mishaps::default(),
     };

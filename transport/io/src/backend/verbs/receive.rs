@@ -4,18 +4,19 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use xfer_sys::verbs::{Access, MemoryRegion};
+use xfer_sys::verbs::{Access, MemoryRegion, VerbsError};
 use xfer_transport_core::frame::{FrameHeader, FrameKind};
 use xfer_transport_core::message::Ack;
 use xfer_transport_core::rdma::{Body, RdmaPacket};
 
 use super::registrations::Registrations;
 use super::send::Sender;
+use super::staging::{Place, Staging};
 use super::wire::{Reads, Wire};
 use crate::Slice;
 use crate::backend::LinkError;
 use crate::backend::frame::{Frame, violation};
-use crate::intake::{Arriving, Intake, Pulling};
+use crate::intake::{Arriving, Intake, Landing, Pulling};
 use crate::limits::{EXPOSED_BYTES_ENOUGH, EXPOSED_CHUNKS_MAX};
 
 /// Most that one read brings: it is still in the second-level cache when it is summed, which goes on while the next ones arrive.
@@ -37,6 +38,7 @@ pub(super) struct Receiver {
     acks: Vec<Ack>,
     acked_bytes: u64,
     registrations: Registrations,
+    staging: Staging,
 }
 
 /// A chunk that the other end has exposed, until it may be told that it was taken.
@@ -56,18 +58,26 @@ struct Reading {
     landed: usize,
     /// How many of the link's reads are over when those of it are that have landed.
     over: u64,
-    memory: Slice,
-    registration: Arc<MemoryRegion>,
+    target: Target,
     remote: u64,
     key: u32,
     wanted: bool,
     reads: Arc<Reads>,
 }
 
+/// Where the device writes what it reads.
+enum Target {
+    /// To its place.
+    Place(Slice, Arc<MemoryRegion>),
+    /// Beside it, since it doesn't reach that: the parts that were posted and have not landed, the oldest first.
+    Beside(VecDeque<Place>),
+}
+
 impl Receiver {
     pub(super) fn new(wire: &Wire) -> Self {
-        let registrations = Registrations::new(wire.domain(), Access::LOCAL_WRITE);
-        Self { frame: Frame::None, pulls: VecDeque::new(), acks: Vec::new(), acked_bytes: 0, registrations }
+        let registrations = Registrations::new(wire.domain(), &wire.rail().dmabufs, Access::LOCAL_WRITE);
+        let staging = Staging::new(wire.domain(), PART_BYTES);
+        Self { frame: Frame::None, pulls: VecDeque::new(), acks: Vec::new(), acked_bytes: 0, registrations, staging }
     }
 
     /// Whether a chunk is being read, so that there will be more to say soon.
@@ -168,47 +178,45 @@ impl Receiver {
         }
         intake.begin_chunk(header)?;
         let mut reading = None;
-        match intake.destination().map(|memory| (self.registrations.of(&memory, Instant::now()), memory)) {
+        match intake.destination().map(|memory| self.way_into(memory)) {
             // Not wanted, so not read either: its owner may use the memory for something else by now.
             None => intake.finish_chunk(),
-            Some((Err(error), _)) => {
+            Some(Err(error)) => {
                 intake.spoil_chunk();
                 sender.tell_unread(&error);
             }
-            Some((Ok(registration), memory)) => {
+            Some(Ok(target)) => {
                 let (posted, landed, over, wanted, mut chunk) = (0, 0, 0, true, None);
                 intake.exchange(&mut chunk);
                 let reads = Arc::new(Reads::new(wire));
-                reading = Some(Reading {
-                    chunk,
-                    len,
-                    posted,
-                    landed,
-                    over,
-                    memory,
-                    registration,
-                    remote,
-                    key,
-                    wanted,
-                    reads,
-                });
+                reading = Some(Reading { chunk, len, posted, landed, over, target, remote, key, wanted, reads });
             }
         }
         self.pulls.push_back(Pull { len, reading });
         Ok(())
     }
 
+    /// How the device gets a chunk to its place.
+    fn way_into(&mut self, memory: Slice) -> Result<Target, VerbsError> {
+        match self.registrations.of(&memory, Instant::now()) {
+            Ok(registration) => Ok(Target::Place(memory, registration)),
+            // Other memory is read to its place as before.
+            Err(_) if memory.region().is_dmabuf() => self.staging.prepare().map(|()| Target::Beside(VecDeque::new())),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Takes in what has landed, and has the device read on: several chunks at once, since each takes a round trip.
     fn go_on(&mut self, wire: &Arc<Wire>, intake: &mut Intake, budget: &mut usize) -> Result<(), LinkError> {
         loop {
             for reading in self.pulls.iter_mut().filter_map(|pull| pull.reading.as_mut()) {
-                if !reading.post(wire, intake)? {
+                if !reading.post(wire, &mut self.staging, intake)? {
                     break;
                 }
             }
             let Some(Pull { len, reading }) = self.pulls.front_mut() else { return Ok(()) };
             if let Some(reading) = reading
-                && !reading.land(wire, intake, budget)?
+                && !reading.land(wire, &mut self.staging, intake, budget)?
             {
                 return Ok(());
             }
@@ -223,7 +231,7 @@ impl Receiver {
 
 impl Reading {
     /// Has the device read on. Whether that was all: what it is told later is to come later.
-    fn post(&mut self, wire: &Arc<Wire>, intake: &mut Intake) -> Result<bool, LinkError> {
+    fn post(&mut self, wire: &Arc<Wire>, staging: &mut Staging, intake: &mut Intake) -> Result<bool, LinkError> {
         if !self.wanted || self.posted == self.len {
             return Ok(true);
         }
@@ -236,8 +244,18 @@ impl Reading {
         {
             let (at, part) = (self.posted, (self.len - self.posted).min(PART_BYTES));
             let mut until = 0;
+            let place = match &self.target {
+                Target::Place(..) => None,
+                Target::Beside(_) => staging.take(),
+            };
+            let (to, registration) = match (&self.target, &place) {
+                (Target::Place(memory, registration), _) => ((memory, at, part), registration),
+                (Target::Beside(_), Some(place)) => ((&place.memory, 0, part), &place.registration),
+                // Parts that come before have all places, and give them back as they land.
+                (Target::Beside(_), None) => break,
+            };
             posted = intake.pull(&pulling, || {
-                until = wire.read((&self.memory, at, part), &self.registration, (self.remote + at as u64, self.key))?;
+                until = wire.read(to, registration, (self.remote + at as u64, self.key))?;
                 // A fence finds it before it can ask for it: it needs the lock under which this runs.
                 self.reads.go_on_until(until);
                 Ok::<_, LinkError>(())
@@ -248,8 +266,14 @@ impl Reading {
                         self.over = until - 1;
                     }
                     self.posted += part;
+                    if let Target::Beside(places) = &mut self.target {
+                        places.extend(place);
+                    }
                 }
-                Ok(false) => self.wanted = false,
+                Ok(false) => {
+                    self.wanted = false;
+                    place.iter().for_each(|place| staging.give_back(place));
+                }
                 Err(_) => {}
             }
         }
@@ -259,7 +283,13 @@ impl Reading {
     }
 
     /// Takes in what has landed. Whether that was all.
-    fn land(&mut self, wire: &Wire, intake: &mut Intake, budget: &mut usize) -> Result<bool, LinkError> {
+    fn land(
+        &mut self,
+        wire: &Wire,
+        staging: &mut Staging,
+        intake: &mut Intake,
+        budget: &mut usize,
+    ) -> Result<bool, LinkError> {
         let over = wire.reads_so_far();
         if wire.has_failed() {
             // What was flushed has not landed.
@@ -268,8 +298,19 @@ impl Reading {
         intake.exchange(&mut self.chunk);
         while self.landed < self.posted && self.over < over {
             let part = (self.posted - self.landed).min(PART_BYTES);
-            // It lies there already: what is left is to sum it.
-            self.landed += intake.place(self.landed, |_| Ok::<_, LinkError>(part))?;
+            let at = self.landed;
+            let beside = match &mut self.target {
+                Target::Place(..) => None,
+                Target::Beside(places) => places.pop_front(),
+            };
+            self.landed += intake.place(at, |landing| {
+                // Else it lies there already: what is left is to sum it.
+                if let (Landing::Memory(memory), Some(beside)) = (landing, &beside) {
+                    memory.copy_from_slice(at, &beside.memory, 0, part);
+                }
+                Ok::<_, LinkError>(part)
+            })?;
+            beside.iter().for_each(|place| staging.give_back(place));
             self.over += 1;
             intake.heard(part);
             *budget = budget.saturating_sub(part);

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use xfer_sys::verbs::{Access, MemoryRegion, ProtectionDomain, VerbsError};
 
+use super::dmabufs::Dmabufs;
 use crate::limits::{REGISTERED_BLOCK_BYTES, REGISTERED_BYTES_MAX, REGISTERED_FOR};
 use crate::memory::{RegionIdentity, Slice};
 
@@ -13,6 +14,7 @@ use crate::memory::{RegionIdentity, Slice};
 #[derive(Debug)]
 pub(super) struct Registrations {
     domain: Arc<ProtectionDomain>,
+    dmabufs: Arc<Dmabufs>,
     access: Access,
     kept: Vec<Kept>,
     bytes: u64,
@@ -28,8 +30,8 @@ struct Kept {
 }
 
 impl Registrations {
-    pub(super) fn new(domain: &Arc<ProtectionDomain>, access: Access) -> Self {
-        Self { domain: Arc::clone(domain), access, kept: Vec::new(), bytes: 0 }
+    pub(super) fn new(domain: &Arc<ProtectionDomain>, dmabufs: &Arc<Dmabufs>, access: Access) -> Self {
+        Self { domain: Arc::clone(domain), dmabufs: Arc::clone(dmabufs), access, kept: Vec::new(), bytes: 0 }
     }
 
     /// A registration that covers `slice`. Hold it, and the slice, for as long as a device works with them.
@@ -50,7 +52,7 @@ impl Registrations {
         let registered = self.register(&block);
         // Where that much may not be locked, what isn't used just now makes room, and the chunk alone may do.
         let (registration, block) = match registered {
-            Err(_) if block.len_bytes() > slice.len_bytes() => {
+            Err(error) if block.len_bytes() > slice.len_bytes() && !matches!(error, VerbsError::NotReached { .. }) => {
                 self.forget(|_| false);
                 (self.register(slice)?, slice.clone())
             }
@@ -83,7 +85,7 @@ impl Registrations {
     fn register(&self, block: &Slice) -> Result<MemoryRegion, VerbsError> {
         // SAFETY: only work that holds the slice names the registration; without such work no device looks at the memory, whoever
         // has it by then.
-        unsafe { MemoryRegion::register(&self.domain, block.as_ptr(), block.len_bytes() as usize, self.access) }
+        unsafe { self.dmabufs.register(&self.domain, block, self.access) }
     }
 
     /// Forgets the least used ones, until so much more is within the limit.

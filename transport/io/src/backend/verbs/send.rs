@@ -15,6 +15,7 @@ use super::rail::Rail;
 use super::registrations::Registrations;
 use super::wire::{Payload, Wire};
 use crate::backend::{LinkError, Manner, Op};
+use crate::limits::ASKING_ATTEMPTS_MAX;
 use crate::transfer::Source;
 
 pub(super) struct Sender {
@@ -44,8 +45,11 @@ enum Bringing {
 
 impl Sender {
     pub(super) fn new(wire: &Wire) -> Self {
-        let windows =
-            wire.rail().has_windows.load(Ordering::Relaxed).then(|| Registrations::new(wire.domain(), Access::WINDOWS));
+        let windows = wire
+            .rail()
+            .has_windows
+            .load(Ordering::Relaxed)
+            .then(|| Registrations::new(wire.domain(), &wire.rail().dmabufs, Access::WINDOWS));
         Self { windows, frame: None, copies: None, unread: None, failed: None }
     }
 
@@ -80,10 +84,12 @@ impl Sender {
             Op::Chunk { header, source } if source.len_bytes() <= RDMA_INLINE_BYTES_MAX as u64 => {
                 (header, Bringing::Source(source))
             }
-            Op::Chunk { header, source } if self.copies.is_none() => {
+            Op::Chunk { header, source } if self.copies.is_none() && header.attempt < ASKING_ATTEMPTS_MAX => {
                 match wire.expose(header, &source, self.windows.as_mut()) {
                     // Said, or not wanted any more.
                     Ok(None | Some(Ok(()))) => return Ok(()),
+                    // Other memory goes on as it did.
+                    Ok(Some(Err(_))) if source.is_dmabuf() => (header, Bringing::Source(source)),
                     Ok(Some(Err(error))) => {
                         self.copy_from_now_on(format!("this process can't register what it sends: {error}"));
                         (header, Bringing::Source(source))

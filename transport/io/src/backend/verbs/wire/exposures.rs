@@ -56,12 +56,14 @@ impl Wire {
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed) & kind::NUMBER;
         let Some(exposed) = source.expose(Arc::clone(self) as Arc<dyn Reader>, number) else { return Ok(None) };
         let (start, len_bytes) = (exposed.slice().as_ptr(), exposed.slice().len_bytes());
+        let dmabufs = &self.rail.dmabufs;
+        let windows = windows.filter(|_| dmabufs.takes_windows(&self.domain, exposed.slice()));
         let on = windows.and_then(|registrations| registrations.of(exposed.slice(), Instant::now()).ok());
         let mut alone = None;
         if on.is_none() {
             let access = Access::REMOTE_READ;
             // SAFETY: the source is kept by `exposed` until the registration has ended; devices read it as other processes would.
-            let registered = unsafe { MemoryRegion::register(&self.domain, start, len_bytes as usize, access) };
+            let registered = unsafe { dmabufs.register(&self.domain, exposed.slice(), access) };
             match registered {
                 Ok(registration) => alone = Some(registration),
                 Err(error) => return Ok(Some(Err(error))),
