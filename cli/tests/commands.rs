@@ -308,6 +308,7 @@ fn a_plan_in_vain_says_so_and_a_senseless_one_is_refused() {
     for (senseless, says) in [
         (["--link", "-1Gbps"], "a rate is written with its unit"),
         (["--notice", "-5s"], "a duration is written with its unit"),
+        (["--seq", "-4"], "it must be a whole number from 0"),
         (["--spread", "9"], "--spread is 9; it must be from 0 to 3"),
         (["--gpu", "abacus"], "no device is called `abacus`"),
         (["--replicate", "all"], "there are none, gradients and state"),

@@ -16,7 +16,7 @@ use xfer_transport_core::inbound::{Claim, Inbound};
 use xfer_transport_core::link::{Due, Event as LinkEvent, LinkMachine};
 use xfer_transport_core::message::{Hello, LinkRole};
 use xfer_transport_core::path::{Cause, End as TransferEnd, LinkId, Path, PathConfig, PathEvent, Request, TransferId};
-use xfer_transport_core::{Deadline, Lane, PeerId, Place, RateInterval, RegionId, RemoteRegion, Time};
+use xfer_transport_core::{Deadline, Lane, Measured, PeerId, Place, RegionId, RemoteRegion, Time};
 
 use crate::memory::{MemoryId, Transfer, Use};
 use crate::network::WireId;
@@ -256,8 +256,8 @@ impl Endpoint {
     }
 
     /// What the path to `rank` carries, as measured.
-    pub fn rate(&self, rank: u32) -> Option<RateInterval> {
-        self.peers.get(&rank)?.path.rate()
+    pub fn measured(&self, rank: u32) -> Option<Measured> {
+        self.peers.get(&rank)?.path.measured()
     }
 
     /// Transfers that are not over, and those whose memory is held back.

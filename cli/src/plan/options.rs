@@ -48,28 +48,28 @@ pub(crate) struct JobOptions {
     #[arg(long, value_name = "NAME")]
     pub(crate) model: Option<String>,
     /// Layers of the model.
-    #[arg(long, allow_hyphen_values = true, value_name = "N")]
+    #[arg(long, allow_hyphen_values = true, value_name = "N", value_parser = count)]
     layers: Option<u64>,
     /// Width of the model.
-    #[arg(long, allow_hyphen_values = true, value_name = "N")]
+    #[arg(long, allow_hyphen_values = true, value_name = "N", value_parser = count)]
     hidden: Option<u64>,
     /// Width inside the MLP [default: four times --hidden].
-    #[arg(long, allow_hyphen_values = true, value_name = "N")]
+    #[arg(long, allow_hyphen_values = true, value_name = "N", value_parser = count)]
     ffn: Option<u64>,
     /// Attention heads [default: one for each 128 of --hidden].
-    #[arg(long, allow_hyphen_values = true, value_name = "N")]
+    #[arg(long, allow_hyphen_values = true, value_name = "N", value_parser = count)]
     heads: Option<u64>,
     /// Heads of keys and values, where they are grouped.
-    #[arg(long, allow_hyphen_values = true, value_name = "N")]
+    #[arg(long, allow_hyphen_values = true, value_name = "N", value_parser = count)]
     kv_heads: Option<u64>,
     /// Words of the vocabulary.
-    #[arg(long, allow_hyphen_values = true, value_name = "N")]
+    #[arg(long, allow_hyphen_values = true, value_name = "N", value_parser = count)]
     vocabulary: Option<u64>,
     /// Whether the MLP of a custom model is gated, as in Llama.
     #[arg(long)]
     gated: bool,
     /// Tokens of a sequence.
-    #[arg(long, allow_hyphen_values = true, value_name = "N")]
+    #[arg(long, allow_hyphen_values = true, value_name = "N", value_parser = count)]
     pub(crate) seq: Option<u64>,
     /// Stages of the pipeline, each on a node.
     #[arg(long, allow_hyphen_values = true, value_name = "N", default_value_t = 3)]
@@ -93,19 +93,19 @@ pub(crate) struct JobOptions {
     #[arg(long, allow_hyphen_values = true, value_name = "N")]
     tflops: Option<f64>,
     /// How many of them a node has.
-    #[arg(long, allow_hyphen_values = true, value_name = "N", default_value_t = 1)]
+    #[arg(long, allow_hyphen_values = true, value_name = "N", value_parser = count, default_value_t = 1)]
     gpus: u64,
     /// Sequences of a microbatch.
-    #[arg(long, allow_hyphen_values = true, value_name = "N", default_value_t = 1)]
+    #[arg(long, allow_hyphen_values = true, value_name = "N", value_parser = count, default_value_t = 1)]
     batch: u64,
     /// Microbatches of a step.
-    #[arg(long, allow_hyphen_values = true, value_name = "N", default_value_t = 64)]
+    #[arg(long, allow_hyphen_values = true, value_name = "N", value_parser = count, default_value_t = 64)]
     microbatches: u64,
     /// The part of the step that is done when the notice comes.
     #[arg(long, allow_hyphen_values = true, value_name = "PART", default_value_t = 0.5)]
     done: f64,
     /// Bytes of a gradient: 4 where they are accumulated in fp32, else 2.
-    #[arg(long, allow_hyphen_values = true, value_name = "N", default_value_t = 4)]
+    #[arg(long, allow_hyphen_values = true, value_name = "N", value_parser = count, default_value_t = 4)]
     grad_bytes: u64,
     /// What a surviving node can take over, as 40GB.
     #[arg(long, allow_hyphen_values = true, value_name = "SIZE", value_parser = parse::size)]
@@ -300,6 +300,10 @@ pub(crate) fn bounded(file: &Path) -> Result<Vec<u8>, Failure> {
         return Err(Failure::failed(format!("{} is longer than {most} bytes", file.display())));
     }
     Ok(bytes)
+}
+
+fn count(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("it must be a whole number from 0 to {}", u64::MAX))
 }
 
 fn law(text: &str) -> Result<KillLaw, String> {

@@ -24,7 +24,8 @@ pub(crate) fn about(title: &str, departure: &Departure, planned: &Planned, plan_
         false => format!("{}: {}\n", expected.mode, meaning(expected.mode)),
     });
     text.push_str(&format!(
-        "expected loss {}, resumed {} after the notice, {} back to a checkpoint, {} the open step lost\n",
+        "expected loss {}: so much later the open step ends than it would have, on the average over rates and deaths\n\
+         likely resumed {} after the notice; back to a checkpoint in {} of cases, the open step done again in {}\n",
         seconds(expected.loss_s),
         seconds(expected.typical.resumed_s),
         percent(expected.p_rollback),

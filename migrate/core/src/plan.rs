@@ -6,6 +6,7 @@ mod flow;
 mod oracle;
 mod planner;
 mod ship;
+mod steady;
 mod table;
 
 use std::fmt;

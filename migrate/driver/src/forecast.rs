@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use xfer_transport_core::{RateInterval, Time};
+use xfer_transport_core::{Measured, RateInterval, Time};
 
 use crate::takeover::{Forwards, TakeOver, TakeOvers};
 
@@ -14,8 +14,10 @@ const ANSWERS: usize = 9;
 /// against a notice.
 const LANDING_TIME: Duration = Duration::from_millis(500);
 
-/// The shortest busy time that landing is judged by: a few items, which come one by one.
-const LANDING_TIME_MIN: Duration = Duration::from_millis(30);
+/// The shortest busy time that landing is judged by: a few items, which come one by one. As long as less was seen than six of the
+/// longer, it is a sixth of that: a hand-over that has only begun was hardly left alone for longer.
+const LANDING_TIME_MIN: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(30)];
+const LANDING_PARTS: u32 = 6;
 
 /// How many of the largest items must have landed in a time that is judged: of those at its beginning and its end a part is missing.
 const LANDING_ITEMS_MIN: u64 = 4;
@@ -71,8 +73,8 @@ type Mark = (Duration, u64);
 pub(crate) struct Left {
     /// Until the last byte is there, by the latest plan: what counts as long as nothing is measured.
     pub(crate) planned: Duration,
-    /// What the links carry, if that is known.
-    pub(crate) link: Option<RateInterval>,
+    /// What was measured of the links, if anything was.
+    pub(crate) link: Option<Measured>,
     /// Bytes that are to land, by who takes them over: on their way, written but not compared yet, or still to leave.
     pub(crate) bytes: BTreeMap<u32, u64>,
     /// What may leave this process, in bytes per second, if that is limited.
@@ -193,12 +195,16 @@ impl Pace {
 
     /// How long the links take to carry `left`, in seconds.
     fn stream_s(&self, left: &Left, bytes: Bytes) -> f64 {
-        let Some(link) = left.link.filter(|link| link.low > 0) else { return left.planned.as_secs_f64() };
+        let expected = |link: Measured| (link.expected(left.limit), link.rate.low);
+        let Some((link, measured_low)) = left.link.map(expected).filter(|(link, _)| link.low > 0) else {
+            return left.planned.as_secs_f64();
+        };
         let (low, high) = (link.low as f64, link.high.max(link.low) as f64);
         let carried = match bytes {
             Bytes::Likely => self.landing_bytes_per_s().map_or(low.midpoint(high), |landing| landing.clamp(low, high)),
             Bytes::Soonest => high,
-            Bytes::Latest => low,
+            // A beginning may hide how quick links are, and is as slow as they get.
+            Bytes::Latest => (measured_low as f64).clamp(low, high),
         };
         left.all_bytes() as f64 / carried
     }
@@ -321,7 +327,9 @@ impl Landing {
     /// Bytes a second between two marks, if enough landed to judge by.
     fn pace(&self, first: &Mark, last: &Mark) -> Option<f64> {
         let (busy, bytes) = (last.0.saturating_sub(first.0), last.1.saturating_sub(first.1));
-        let is_enough = busy >= LANDING_TIME_MIN && bytes >= self.largest_bytes.saturating_mul(LANDING_ITEMS_MIN);
+        let [shortest, longest] = LANDING_TIME_MIN;
+        let is_enough = busy >= (self.busy / LANDING_PARTS).clamp(shortest, longest)
+            && bytes >= self.largest_bytes.saturating_mul(LANDING_ITEMS_MIN);
         is_enough.then(|| bytes as f64 / busy.as_secs_f64())
     }
 }
@@ -338,6 +346,10 @@ mod tests {
 
     fn only(owner: TakeOver) -> TakeOvers {
         TakeOvers { owners: vec![owner], slower: 1.0 }
+    }
+
+    fn measured(low: u64, high: u64) -> Measured {
+        Measured { rate: RateInterval { low, high }, samples: 20 }
     }
 
     #[test]
@@ -397,13 +409,13 @@ mod tests {
     #[test]
     fn the_range_is_as_wide_as_the_rate_and_the_work_of_late() {
         let owner = TakeOver { busy: 900 * MS, hears: 20 * MS, after: 10 * MS, ..TakeOver::default() };
-        let link = Some(RateInterval { low: 50, high: 150 });
+        let link = Some(measured(50, 150));
         let left = Left { link, bytes: [(0, 30)].into(), ..Left::default() };
         let owners = TakeOvers { owners: vec![owner], slower: 2.0 };
         let (soonest_s, latest_s) = Pace::default().range_s(7 * MS, &left, &owners);
         assert!((soonest_s - 0.007 - 0.95 * 0.21).abs() < 1e-9, "{soonest_s}");
         assert!((latest_s - 0.007 - 1.05 * 0.65).abs() < 1e-9, "{latest_s}");
-        let nothing = Left { link: Some(RateInterval { low: 0, high: 0 }), planned: 300 * MS, ..left };
+        let nothing = Left { link: Some(measured(0, 0)), planned: 300 * MS, ..left };
         assert!(Pace::default().range_s(Duration::ZERO, &nothing, &owners).1.is_finite());
     }
 
@@ -426,9 +438,9 @@ mod tests {
         assert_eq!(verify_s(&pace), 0.0, "digests keep up with the link");
         pace.leaves(0, at(0));
         lands(&mut pace, 0, 100_000, 25, (true, true));
-        lands(&mut pace, 0, 400_000, 50, (false, false));
-        // Half a megabyte in 50 ms: one takes 100, of which the link is 10.
-        assert!((verify_s(&pace) - 0.09).abs() < 1e-9, "{pace:?}");
+        lands(&mut pace, 0, 375_000, 50, (false, false));
+        // 375 kB in 25 ms: a megabyte takes 67, of which the link is 10.
+        assert!((verify_s(&pace) - (1.0 / 15.0 - 0.01)).abs() < 1e-9, "{pace:?}");
     }
 
     #[test]
@@ -438,11 +450,11 @@ mod tests {
         for (bytes, ms) in [(1_000, 50), (20_000, 70), (40_000, 90), (9_000, 100)] {
             lands(&mut pace, 0, bytes, ms, (true, true));
         }
-        // 60 kB in 40 ms, and a little later 49 kB in 30.
-        assert!((pace.landing_bytes_per_s().expect("it was long enough") - 49_000.0 / 0.03).abs() < 1e-6, "{pace:?}");
+        // 40 kB in 20 ms; what came in the 10 after that are too few items.
+        assert!((pace.landing_bytes_per_s().expect("it was long enough") - 2e6).abs() < 1e-6, "{pace:?}");
         let left = Left { bytes: [(0, 70_000)].into(), ..Left::default() };
         let (soonest_s, latest_s) = pace.range_s(Duration::ZERO, &left, &TakeOvers::default());
-        assert!((soonest_s - 0.95 * 0.07 * 30.0 / 49.0).abs() < 1e-9, "{soonest_s}");
+        assert!((soonest_s - 0.95 * 0.035).abs() < 1e-9, "{soonest_s}");
         assert!((latest_s - 1.05 * 0.1).abs() < 1e-9, "{latest_s}");
     }
 
@@ -450,8 +462,7 @@ mod tests {
     fn links_carry_what_lands_as_far_as_that_is_within_what_was_measured_of_them() {
         let mut pace = Pace::new(Duration::ZERO);
         let stream_ms = |pace: &Pace, low, high| {
-            let left =
-                Left { link: Some(RateInterval { low, high }), bytes: [(0, 1_000_000)].into(), ..Left::default() };
+            let left = Left { link: Some(measured(low, high)), bytes: [(0, 1_000_000)].into(), ..Left::default() };
             (1e3 * pace.stream_s(&left, Bytes::Likely)).round()
         };
         assert_eq!(stream_ms(&pace, 5_000_000, 15_000_000), 100.0, "the middle, as long as nothing has landed");
@@ -460,6 +471,27 @@ mod tests {
         assert_eq!(stream_ms(&pace, 5_000_000, 15_000_000), 125.0);
         assert_eq!(stream_ms(&pace, 10_000_000, 15_000_000), 100.0, "landing is behind the links");
         assert_eq!(stream_ms(&pace, 1_000_000, 4_000_000), 250.0, "a burst that the links can't keep up");
+    }
+
+    #[test]
+    fn a_single_sample_is_the_least_that_links_carry_and_hides_how_quick_they_are() {
+        let one = Measured { samples: 1, ..measured(1_000_000, 1_000_000) };
+        let left = |limit| Left { link: Some(one), limit, bytes: [(0, 1_000_000)].into(), ..Left::default() };
+        let ms = |limit, bytes| (1e3 * Pace::default().stream_s(&left(limit), bytes)).round();
+        let of = |limit| [Bytes::Soonest, Bytes::Likely, Bytes::Latest].map(|bytes| ms(limit, bytes));
+        assert_eq!(of(None), [250.0, 471.0, 1000.0]);
+        assert_eq!(of(Some(1_000_000)), [1000.0; 3], "a limit explains it");
+    }
+
+    #[test]
+    fn the_longer_bytes_land_the_longer_is_what_they_are_judged_by() {
+        let mut pace = Pace::default();
+        pace.leaves(0, at(0));
+        lands(&mut pace, 0, 8_000, 80, (true, true));
+        lands(&mut pace, 0, 16_000, 100, (true, true));
+        assert_eq!(pace.landing_bytes_per_s(), Some(800_000.0), "20 ms of 100");
+        lands(&mut pace, 0, 8_000, 300, (true, true));
+        assert_eq!(pace.landing_bytes_per_s(), Some(240_000.0), "30 ms of 300 at least");
     }
 
     #[test]
@@ -514,11 +546,11 @@ mod tests {
         let mut pace = Pace::default();
         let rate = RateInterval { low: 50_000, high: 350_000 };
         pace.leaves(0, at(0));
-        lands(&mut pace, 0, 1_000, 25, (false, false));
+        lands(&mut pace, 0, 200, 4, (false, false));
         assert_eq!(pace.landing_bytes_per_s(), None, "too little to judge by");
         assert_eq!(pace.landing_within(rate), rate);
         pace.leaves(0, at(60_000));
-        lands(&mut pace, 0, 1_000, 60_025, (false, false));
+        lands(&mut pace, 0, 200, 60_006, (false, false));
         assert_eq!(pace.landing_bytes_per_s(), Some(40_000.0), "the two together are long enough");
         assert_eq!(pace.landing_within(rate), RateInterval { low: 10_000, high: 70_000 }, "a fifth of the middle");
         assert_eq!(pace.landing_within(RateInterval { low: 1, high: 2 }), RateInterval { low: 1, high: 2 });

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use xfer_migrate_core::session::{Event, Input, Output, SourceConfig, SourceConfigError, SourceSession, SourceState};
 use xfer_migrate_core::{GenerationRecord, GroupId, Item, ItemId, MigrationId, PlanPolicy, RecomputeCost};
 use xfer_transport::{Region, TransferError, TransferHandle, Transferred};
-use xfer_transport_core::{Deadline, Lane, PeerId, RateInterval, RemoteRegion, Time};
+use xfer_transport_core::{Deadline, Lane, Measured, PeerId, RateInterval, RemoteRegion, Time};
 
 use self::outlook::{measured, rate};
 use crate::driver::{Context, Job};
@@ -315,7 +315,9 @@ impl SourceRun {
 
     /// Tells the session what its links carry, when that is measured anew.
     fn measure(&mut self, context: &Context, now: Time) {
-        let rate = measured(context, &self.targets).map(|rate| self.pace.landing_within(rate));
+        let landing = |measured: Measured| Measured { rate: self.pace.landing_within(measured.rate), ..measured };
+        let limit = context.endpoint.egress_limit();
+        let rate = measured(context, &self.targets).map(|measured| landing(measured).expected(limit));
         if let Some(rate) = rate.filter(|_| rate != self.told) {
             self.told = Some(rate);
             self.input(now, Input::Rate(rate));
@@ -381,9 +383,10 @@ impl SourceRun {
     fn note(&mut self, now: Time, event: Event) {
         match event {
             Event::Planned { verdict } => {
-                tracing::debug!(migration = %self.migration, ?verdict, "planned");
-                let mut view = lock(&self.outgoing.view);
                 let plan = self.session.plan();
+                let (rate, sent, kept) = (self.told, plan.order.len(), plan.recompute.len());
+                tracing::debug!(migration = %self.migration, ?verdict, ?rate, sent, kept, "planned");
+                let mut view = lock(&self.outgoing.view);
                 self.planned = Some(now);
                 // Later plans are about what is left; people want to see the one about everything.
                 if plan.rows.len() >= self.planned_items {

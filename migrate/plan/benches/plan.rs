@@ -23,7 +23,9 @@ fn main() {
     // A session takes no more than 65,536 items.
     let manifest = Manifest::new(items(10_000)).expect("the items make a manifest");
     let planner = Planner::new(&manifest);
-    let once = |policy| best(|| drop(planner.plan(&manifest, &budget(1_000_000_000), policy, 0, |_| Standing::Open)));
+    let once = |policy, standing: Standing| {
+        best(|| drop(planner.plan(&manifest, &budget(1_000_000_000), policy, 0, |_| standing)))
+    };
     one(
         "a session's first plan",
         best(|| {
@@ -36,8 +38,9 @@ fn main() {
             ))
         }),
     );
-    one("a new plan, the targets compute beside the link", once(PlanPolicy::Threshold));
-    one("a new plan, the targets compute afterwards", once(PlanPolicy::SendThenCompute));
+    one("a new plan, the targets compute beside the link", once(PlanPolicy::Threshold, Standing::Open));
+    one("a new plan, the targets compute afterwards", once(PlanPolicy::SendThenCompute, Standing::Open));
+    one("a new plan, after one that sends what is disputed", once(PlanPolicy::SendThenCompute, Standing::Planned));
     one("a session hears of another rate, plans and orders anew", session_hears_of_a_rate());
 }
 

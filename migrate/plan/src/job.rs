@@ -65,7 +65,10 @@ pub enum JobError {
         range: String,
     },
     /// Nobody is left to take over.
-    #[error("all {nodes} nodes leave and nobody takes over: name a place to spill to, or leave with fewer")]
+    #[error(
+        "{} and nobody takes over: name a place to spill to, or leave with fewer",
+        if *nodes == 1 { "the only node leaves".to_owned() } else { format!("all {nodes} nodes leave") }
+    )]
     NobodyStays {
         /// How many there are.
         nodes: u32,

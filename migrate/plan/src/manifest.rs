@@ -24,7 +24,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use xfer_migrate_core::plan::Computing;
 use xfer_migrate_core::{GroupId, Item, ItemClass, ItemId, Manifest, RecomputeCost};
 
@@ -34,6 +35,9 @@ use crate::limits;
 
 /// The version of the format.
 const VERSION: u32 = 1;
+
+/// Up to here every whole number has a float of its own.
+const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
 
 /// Why a file is no manifest.
 #[derive(Debug, thiserror::Error)]
@@ -128,8 +132,9 @@ struct Costs {
 struct Entry {
     name: String,
     kind: String,
+    #[serde(deserialize_with = "whole")]
     bytes: u64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole")]
     version: u64,
     target: u32,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -149,6 +154,14 @@ impl Default for Rate {
     fn default() -> Self {
         Self { low: 0.9e9, high: 1.25e9 }
     }
+}
+
+/// A number that people would call whole, however it is written; where there is none, its name for a type of this program says nothing.
+fn whole<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let number = serde_json::Number::deserialize(from)?;
+    let as_float = || number.as_f64().filter(|number| number.fract() == 0.0 && (0.0..=WHOLE_MAX).contains(number));
+    let whole = number.as_u64().or_else(|| as_float().map(|number| number as u64));
+    whole.ok_or_else(|| D::Error::custom(format!("{number} is no whole number from 0 to {}", u64::MAX)))
 }
 
 fn notice() -> f64 {

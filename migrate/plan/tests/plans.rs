@@ -151,7 +151,10 @@ fn several_that_leave_must_all_make_it() {
     let two = planned(&Job { nodes: 4, leaves: 2, ..forum() });
     assert!(two.expected().p_rollback >= one.expected().p_rollback);
     assert!(two.expected().loss_s > one.expected().loss_s);
-    assert_eq!(Job { leaves: 3, ..forum() }.departure(), Err(JobError::NobodyStays { nodes: 3 }));
+    let nobody = |nodes, leaves| Job { nodes, leaves, ..forum() }.departure().unwrap_err();
+    assert_eq!(nobody(3, 3), JobError::NobodyStays { nodes: 3 });
+    assert!(nobody(3, 3).to_string().starts_with("all 3 nodes leave and nobody takes over: name a place"));
+    assert!(nobody(1, 1).to_string().starts_with("the only node leaves and nobody takes over: name a place"));
     assert!(Job { leaves: 3, spill: true, ..forum() }.departure().is_ok());
 }
 
@@ -216,6 +219,7 @@ const FILE: &str = r#"{
 #[test]
 fn a_manifest_file_is_a_departure() {
     let departure = manifest::read(FILE.as_bytes()).unwrap();
+    assert_eq!(manifest::read(FILE.replace("1000,", "1e3,").as_bytes()).unwrap(), departure, "whole is whole");
     assert_eq!((departure.assets.len(), departure.operations.len(), departure.window.link.spread), (5, 3, 0.0));
     let (planned, _) = compare(&departure).unwrap();
     let stop = planned.modes.iter().find(|expected| expected.mode == Mode::Stop).unwrap();
@@ -317,7 +321,10 @@ fn what_is_no_manifest_is_refused_by_name() {
             "`c` is of kind `shoe`; there are parameter",
         ),
         ("\"bytes\": 1000", "\"bytes\": 0", "asset `w` has 0 bytes"),
-        ("\"bytes\": 1000", "\"bytes\": -5", "invalid value: integer `-5`"),
+        ("\"bytes\": 1000", "\"bytes\": -5", "-5 is no whole number from 0 to"),
+        ("\"bytes\": 1000", "\"bytes\": 1e30", "1e+30 is no whole number from 0 to"),
+        ("\"bytes\": 1000", "\"bytes\": 0.5", "0.5 is no whole number from 0 to"),
+        ("\"bytes\": 1000", "\"bytes\": \"1000\"", "invalid type: string \"1000\", expected a JSON number"),
         ("\"bytes\": 1000", "\"bytes\": 99999999999999999", "asset `w` has 99999999999999999 bytes"),
         ("\"recompute_from\": [\"w\"]", "\"recompute_from\": [\"nobody\"]", "`cast` refers to `nobody`"),
         ("\"name\": \"c\"", "\"name\": \"a\"", "`a` of an asset is there twice"),

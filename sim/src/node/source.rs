@@ -7,7 +7,7 @@ use bytes::Bytes;
 use xfer_migrate_core::session::{Event, Input, Output, SourceConfig, SourceSession, SourceState};
 use xfer_migrate_core::{Body, GenerationKind, Item, ItemId, Message, MigrationId};
 use xfer_transport_core::path::Cause;
-use xfer_transport_core::{Deadline, PeerId, RateInterval, Time};
+use xfer_transport_core::{Deadline, Measured, PeerId, RateInterval, Time};
 
 use super::{Ending, Habits, Node, Work};
 use crate::client::Ask;
@@ -250,11 +250,8 @@ impl Node {
             self.source = Some(run);
             return;
         }
-        let rates = run.targets.iter().filter_map(|rank| self.endpoint.rate(*rank));
-        let rate = rates.reduce(|sum, rate| RateInterval {
-            low: sum.low.saturating_add(rate.low),
-            high: sum.high.saturating_add(rate.high),
-        });
+        let measured = run.targets.iter().filter_map(|rank| self.endpoint.measured(*rank));
+        let rate = measured.reduce(Measured::and).map(|measured| measured.expected(None));
         if let Some(rate) = rate.filter(|_| rate != run.told && !run.over) {
             run.told = Some(rate);
             let _ = run.session.handle(now, Input::Rate(rate));

@@ -40,6 +40,6 @@ pub use deadline::Deadline;
 pub use forecast::{Admission, Forecast};
 pub use lane::Lane;
 pub use peer::{BackendId, PeerId};
-pub use rate::RateInterval;
+pub use rate::{Measured, RateInterval};
 pub use region::{Place, RegionId, RemoteRegion, RemoteSlice};
 pub use time::Time;

@@ -21,7 +21,7 @@ use crate::limits::{
 use crate::message::{Ack, LinkMessage, LinkRole, Received};
 use crate::outbound::{Event, Extent, Outbound, Phase};
 use crate::planted::{self, Bug};
-use crate::rate::{RateInterval, RateMeter};
+use crate::rate::{Measured, RateInterval, RateMeter};
 use crate::schedule::Schedule;
 use crate::stream::{Arrival, Numbered, PushError, StreamId, Streams};
 use crate::{BackendId, Forecast, Lane, Time};
@@ -431,6 +431,11 @@ impl Path {
     /// What this path carries, as measured.
     pub fn rate(&self) -> Option<RateInterval> {
         self.rate.interval()
+    }
+
+    /// The same, with the number of samples that it is from.
+    pub fn measured(&self) -> Option<Measured> {
+        self.rate.measured()
     }
 
     /// When a transfer of `len_bytes` would be done that is asked for in `lane` now, behind all that is before it on this

@@ -12,7 +12,7 @@ use xfer_transport_core::landed::Landed;
 use xfer_transport_core::message::LinkRole;
 use xfer_transport_core::path::Request;
 use xfer_transport_core::ticket::Ticket;
-use xfer_transport_core::{BackendId, Deadline, Forecast, Lane, PeerId, RateInterval, RemoteSlice, Time};
+use xfer_transport_core::{BackendId, Deadline, Forecast, Lane, Measured, PeerId, RateInterval, RemoteSlice, Time};
 
 use crate::backend::{Backend, Manner};
 use crate::backlog::Backlog;
@@ -299,6 +299,11 @@ impl Endpoint {
     /// What the path to `peer` carries, as measured while it was busy.
     pub fn rate(&self, peer: PeerId) -> Option<RateInterval> {
         self.0.peers.find(peer)?.rate()
+    }
+
+    /// The same, with the number of samples that it is from: a few say little of what comes.
+    pub fn measured(&self, peer: PeerId) -> Option<Measured> {
+        self.0.peers.find(peer)?.measured()
     }
 
     /// When a transfer of `len_bytes` would be done that is asked for in `lane` now: what is under way to `peer` before it,

@@ -62,8 +62,8 @@ pub use xfer_transport_core::message::{LoanRefusal, Refusal, RejectReason};
 pub use xfer_transport_core::path::WriteError;
 pub use xfer_transport_core::ticket::TicketError;
 pub use xfer_transport_core::{
-    Admission, BackendId, Deadline, Forecast, Lane, PeerId, Place, RateInterval, RegionId, RemoteRegion, RemoteSlice,
-    Time,
+    Admission, BackendId, Deadline, Forecast, Lane, Measured, PeerId, Place, RateInterval, RegionId, RemoteRegion,
+    RemoteSlice, Time,
 };
 
 pub use config::EndpointConfig;

@@ -16,7 +16,7 @@ use xfer_transport_core::schedule::Windows;
 use xfer_transport_core::steadiness::Steadiness;
 use xfer_transport_core::stream::PushError;
 use xfer_transport_core::ticket::Ticket;
-use xfer_transport_core::{BackendId, Forecast, Lane, PeerId, RateInterval, Time};
+use xfer_transport_core::{BackendId, Forecast, Lane, Measured, PeerId, RateInterval, Time};
 
 use crate::backlog::Backlog;
 use crate::error::{DownReason, LoanError, SendError};
@@ -151,6 +151,10 @@ impl Peer {
 
     pub(crate) fn rate(&self) -> Option<RateInterval> {
         self.path().rate()
+    }
+
+    pub(crate) fn measured(&self) -> Option<Measured> {
+        self.path().measured()
     }
 
     pub(crate) fn forecast(&self, lane: Lane, len_bytes: u64) -> Option<Forecast> {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::blocks::Block;
-use super::ship::{Choice, Computing, Link, Piece, choose};
-use super::{Plan, PlanPolicy, nanos};
+use super::ship::{Choice, Computing, Piece};
+use super::{Plan, PlanPolicy, nanos, steady};
 use crate::budget::Budget;
 use crate::cost::RecomputeCost;
 use crate::item::{GroupId, Item};
@@ -16,10 +16,18 @@ use crate::planted::{self, Bug};
 pub enum Standing {
     /// Here; to be sent or not.
     Open,
+    /// Here; the plan before sends it.
+    Planned,
     /// On its way, or there.
     Sent,
     /// Not sent any more, whatever the plan says.
     GivenUp,
+}
+
+impl Standing {
+    fn is_open(self) -> bool {
+        matches!(self, Self::Open | Self::Planned)
+    }
 }
 
 /// Plans one manifest again and again. The order is fixed when the planner is made; a plan is made in linear time.
@@ -70,16 +78,18 @@ impl Planner {
     ) -> Plan {
         let items = manifest.items();
         let standings: Vec<Standing> = items.iter().map(standing).collect();
-        let is_open = |place: &&usize| standings[**place] == Standing::Open;
+        let is_open = |place: &&usize| standings[**place].is_open();
         let irreplaceable = self.irreplaceable.iter().filter(is_open).map(|place| &items[*place]);
         let mut sent: Vec<&Item> = irreplaceable.collect();
         let needed = sent.iter().fold(bytes_ahead, |sum, item| sum.saturating_add(item.bytes));
 
-        let pieces: Vec<(Piece, &Group)> =
-            self.groups.iter().filter_map(|group| Some((group.piece(items, &standings)?, group))).collect();
-        let choice = ship(&pieces, budget, policy, needed);
+        let open = self.groups.iter().filter_map(|group| Some((group.piece(items, &standings)?, group)));
+        let (pieces, groups): (Vec<Piece>, Vec<&Group>) = open.unzip();
+        let is_planned = |group: &&Group| group.places.iter().any(|place| standings[*place] == Standing::Planned);
+        let before: Vec<bool> = groups.iter().map(is_planned).collect();
+        let choice = ship(&pieces, &before, budget, policy, needed);
         let mut is_sent = vec![false; items.len()];
-        for ((_, group), _) in pieces.iter().zip(&choice.sent).filter(|(_, sent)| **sent) {
+        for (group, _) in groups.iter().zip(&choice.sent).filter(|(_, sent)| **sent) {
             for place in group.places.iter().filter(is_open) {
                 is_sent[*place] = true;
                 sent.push(&items[*place]);
@@ -101,7 +111,7 @@ impl Group {
             match standings[*place] {
                 Standing::GivenUp => return None,
                 Standing::Sent => {}
-                Standing::Open => {
+                Standing::Open | Standing::Planned => {
                     open = true;
                     piece.bytes = piece.bytes.saturating_add(items[*place].bytes);
                 }
@@ -142,17 +152,15 @@ fn saves_ns(item: &Item) -> u64 {
     item.cost.time().map_or(0, nanos)
 }
 
-fn ship(pieces: &[(Piece, &Group)], budget: &Budget, policy: PlanPolicy, needed_bytes: u64) -> Choice {
-    let pieces: Vec<Piece> = pieces.iter().map(|(piece, _)| *piece).collect();
-    // What would be late at the low rate isn't counted on. Where a wrong guess costs little, the middle is good enough.
+fn ship(pieces: &[Piece], before: &[bool], budget: &Budget, policy: PlanPolicy, needed_bytes: u64) -> Choice {
+    // What would be late at the low rate isn't counted on.
     let room_bytes = budget.bytes_low().saturating_sub(needed_bytes);
-    let link = Link { bytes_per_s: budget.rate_middle(), ahead_bytes: 0, free_bytes: 0, room_bytes };
     match policy {
-        PlanPolicy::Threshold => choose(&pieces, link, Computing::Beside),
-        PlanPolicy::SendThenCompute => choose(&pieces, link, Computing::After),
+        PlanPolicy::Threshold => steady::choose(pieces, before, budget.rate, room_bytes, Computing::Beside),
+        PlanPolicy::SendThenCompute => steady::choose(pieces, before, budget.rate, room_bytes, Computing::After),
         PlanPolicy::ShipAll => {
             let bytes = pieces.iter().fold(0, |sum: u64, piece| sum.saturating_add(piece.bytes));
-            let end_ns = nanos(crate::budget::time_for(bytes, link.bytes_per_s));
+            let end_ns = nanos(crate::budget::time_for(bytes, budget.rate_middle()));
             Choice { sent: vec![true; pieces.len()], end_ns, sent_ns: end_ns, bound_ns: end_ns }
         }
     }

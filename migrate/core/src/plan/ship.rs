@@ -24,6 +24,16 @@ pub enum Computing {
     After,
 }
 
+impl Computing {
+    /// When all is there: sent after `sent_ns`, and computed in `compute_ns` once nobody waits for the link any more.
+    fn end_ns(self, sent_ns: u64, free_ns: u64, compute_ns: u64) -> u64 {
+        match self {
+            Self::Beside => sent_ns.max(free_ns.saturating_add(compute_ns)),
+            Self::After => sent_ns.max(free_ns).saturating_add(compute_ns),
+        }
+    }
+}
+
 /// What carries pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Link {
@@ -158,7 +168,31 @@ impl<'a> Ladder<'a> {
         }
         // Rounded to whole nanoseconds, the relaxation may come out later than what it bounds.
         let bound_ns = (relaxed.end_ns.max(0.0) as u64).min(end_ns);
-        Choice { sent, end_ns, sent_ns: nothing.sent_ns(sent_bytes).min(end_ns), bound_ns }
+        Choice { sent, end_ns, sent_ns: sent_ns(sent_bytes, link).min(end_ns), bound_ns }
+    }
+
+    /// How good it is to send exactly `sent` over `link`.
+    pub(super) fn judge(&self, sent: Vec<bool>, link: Link, computing: Computing) -> Choice {
+        let end_ns = self.end_ns(&sent, link, computing);
+        let sent_ns = sent_ns(self.bytes(&sent), link).min(end_ns);
+        let bound_ns = (self.relax(link, computing).end_ns.max(0.0) as u64).min(end_ns);
+        Choice { sent, end_ns, sent_ns, bound_ns }
+    }
+
+    /// When all pieces are there if exactly `sent` are sent over `link`, in nanoseconds from the first byte.
+    pub(super) fn end_ns(&self, sent: &[bool], link: Link, computing: Computing) -> u64 {
+        let mut compute_ns = vec![0_u64; self.compute_ns.len()];
+        for (piece, _) in self.pieces.iter().zip(sent).filter(|(_, sent)| !**sent) {
+            compute_ns[piece.target] = compute_ns[piece.target].saturating_add(piece.saves_ns);
+        }
+        let most_ns = compute_ns.into_iter().max().unwrap_or(0);
+        computing.end_ns(sent_ns(self.bytes(sent), link), time_ns(link.free_bytes, link), most_ns)
+    }
+
+    /// What `sent` weighs on a link, in bytes.
+    pub(super) fn bytes(&self, sent: &[bool]) -> u64 {
+        let pieces = self.pieces.iter().zip(sent).filter(|(_, sent)| **sent);
+        pieces.fold(0, |sum: u64, (piece, _)| sum.saturating_add(piece.bytes))
     }
 
     fn relax(&self, link: Link, computing: Computing) -> Relaxed {
@@ -294,18 +328,14 @@ impl<'a> Trial<'a> {
         (first, second)
     }
 
-    /// When `bytes` of pieces are there.
-    fn sent_ns(&self, bytes: u64) -> u64 {
-        time_ns(bytes.saturating_add(self.link.ahead_bytes), self.link)
-    }
-
     fn end_of(&self, bytes: u64, compute_ns: u64) -> u64 {
-        let send_ns = self.sent_ns(bytes);
-        match self.computing {
-            Computing::Beside => send_ns.max(self.free_ns.saturating_add(compute_ns)),
-            Computing::After => send_ns.max(self.free_ns).saturating_add(compute_ns),
-        }
+        self.computing.end_ns(sent_ns(bytes, self.link), self.free_ns, compute_ns)
     }
+}
+
+/// When `bytes` of pieces are there.
+fn sent_ns(bytes: u64, link: Link) -> u64 {
+    time_ns(bytes.saturating_add(link.ahead_bytes), link)
 }
 
 fn time_ns(bytes: u64, link: Link) -> u64 {

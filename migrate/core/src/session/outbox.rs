@@ -208,10 +208,11 @@ impl Outbox {
 
     /// How an item stands for a plan.
     pub(super) fn standing(&self, item: ItemId) -> Standing {
-        match self.entries.get(item).map(|entry| entry.stage) {
-            Some(Stage::Waiting) => Standing::Open,
-            Some(Stage::Posted | Stage::Applied | Stage::Landed) => Standing::Sent,
-            Some(Stage::GivenUp) | None => Standing::GivenUp,
+        match self.entries.get(item).map(|entry| (entry.stage, entry.place)) {
+            Some((Stage::Waiting, None)) => Standing::Open,
+            Some((Stage::Waiting, Some(_))) => Standing::Planned,
+            Some((Stage::Posted | Stage::Applied | Stage::Landed, _)) => Standing::Sent,
+            Some((Stage::GivenUp, _)) | None => Standing::GivenUp,
         }
     }
 

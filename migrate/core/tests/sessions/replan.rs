@@ -151,6 +151,29 @@ fn a_faster_link_takes_more_along() {
     assert_eq!(session.plan().order, [ItemId(1), ItemId(2)]);
 }
 
+/// The link is slow, quick for a moment, slow, and then quick for good: what pays at the moment's rate only isn't sent.
+#[test]
+fn a_moment_in_which_the_link_is_quick_changes_no_plan() {
+    let mut session = source(1000);
+    // It pays from 200 kB/s on.
+    give(&mut session, [Input::Items(vec![item(1, 10, 0, None), item(2, 100_000, 0, Some(500))])]);
+    let expected = [
+        (1000, 1000, false),
+        (1000, 900_000, false),
+        (1000, 1000, false),
+        (250_000, 900_000, true),
+        (150_000, 900_000, true),
+        (150_000, 190_000, false),
+        (150_000, 900_000, false),
+    ];
+    for (low, high, is_sent) in expected {
+        give(&mut session, [Input::Rate(RateInterval { low, high })]);
+        let plan = session.plan();
+        assert_eq!(plan.order.contains(&ItemId(2)), is_sent, "{low} to {high} bytes per second");
+        assert_eq!(plan.recompute.contains(&ItemId(2)), !is_sent);
+    }
+}
+
 #[test]
 fn what_a_target_was_told_not_to_wait_for_is_not_sent_any_more() {
     let mut session = source(1000);

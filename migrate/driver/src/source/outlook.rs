@@ -6,7 +6,7 @@ use std::time::Duration;
 use xfer_migrate_core::{GroupId, ItemId};
 use xfer_plan::manifest::{Live, Prospect};
 use xfer_plan::{Choice, Handling, Mode, Progress};
-use xfer_transport_core::{RateInterval, Time};
+use xfer_transport_core::{Measured, RateInterval, Time};
 
 use super::SourceRun;
 use crate::driver::Context;
@@ -40,6 +40,7 @@ impl SourceRun {
         let Some(planned) = self.planned else { return };
         let planned = planned.after(self.session.plan().sent).since(now);
         let (so_far, left) = (now.since(self.timeline.start()), self.left(context, planned));
+        tracing::debug!(migration = %self.migration, ?left, pace = ?self.pace, "predicted");
         let mut view = lock(&self.outgoing.view);
         view.report.resume_parts_s = self.pace.parts_s(so_far, &left, &self.take_over);
         view.report.predicted_range_s = Some(self.pace.range_s(so_far, &left, &self.take_over));
@@ -115,21 +116,12 @@ impl SourceRun {
 
 /// What the links to all targets can be expected to carry together.
 pub(super) fn rate(context: &Context, targets: &[u32]) -> RateInterval {
-    measured(context, targets).unwrap_or_else(|| at_most(context, RATE_UNKNOWN))
+    let limit = context.endpoint.egress_limit();
+    measured(context, targets).map_or_else(|| RATE_UNKNOWN.limited(limit), |measured| measured.expected(limit))
 }
 
-/// The same, as far as it is measured.
-pub(super) fn measured(context: &Context, targets: &[u32]) -> Option<RateInterval> {
-    let rates = targets.iter().filter_map(|rank| context.endpoint.rate(context.endpoint.peer(*rank)?));
-    let sum = rates.reduce(|sum, rate| RateInterval {
-        low: sum.low.saturating_add(rate.low),
-        high: sum.high.saturating_add(rate.high),
-    });
-    sum.map(|rate| at_most(context, rate))
-}
-
-/// A rate within what this process may send: links that were busy one after the other share one limit.
-fn at_most(context: &Context, rate: RateInterval) -> RateInterval {
-    let limit = context.endpoint.egress_limit().unwrap_or(u64::MAX);
-    RateInterval { low: rate.low.min(limit), high: rate.high.min(limit) }
+/// What was measured of them, as far as they were busy.
+pub(super) fn measured(context: &Context, targets: &[u32]) -> Option<Measured> {
+    let measured = targets.iter().filter_map(|rank| context.endpoint.measured(context.endpoint.peer(*rank)?));
+    measured.reduce(Measured::and)
 }
