@@ -364,6 +364,11 @@ impl TargetSession {
     }
 
     fn on_seal_seen(&mut self, seal: Seal) -> Result<(), Violation> {
+        // What has ended looks at no seal any more, so it can't refuse one either.
+        if self.state.is_over() {
+            self.ignored.one_more();
+            return Ok(());
+        }
         let rank = seal.target.rank;
         let foreign = |item: &ItemId| self.manifest.get(*item).is_some_and(|item| item.target != rank);
         if seal.migration != self.config.migration
@@ -375,7 +380,7 @@ impl TargetSession {
         if self.seals.get(&rank).is_some_and(|known| *known != seal) {
             return Err(Violation::Seal { rank });
         }
-        if self.seals.contains_key(&rank) || self.state.is_over() {
+        if self.seals.contains_key(&rank) {
             self.ignored.one_more();
             return Ok(());
         }
