@@ -3,7 +3,7 @@
 //! - A generation has one record, and follows the one before it (there are never two).
 //! - A hand-off counts only on bytes that are whole where they are needed, and on what follows from them; every target
 //!   has sealed, and its root is the digest of its memory; the source has stopped for good.
-//! - No byte is written at a target after its seal.
+//! - No byte is written at a target after its seal, and none of what an earlier attempt has left there.
 //! - Who is told of an end is told of the record that the store holds, and never of two.
 //! - At most one process acts as owner of a shard in one generation, and no source acts beside those who got its bytes.
 //! - Every shard has exactly one owner in every generation, and none whose death was known to those who decided.
@@ -49,6 +49,13 @@ pub(crate) fn said(world: &World, s: usize, t: usize, message: &Message) -> Resu
     demand(pair.seal.is_none(), || format!("item {item} lands at rank {} after its seal", TARGETS[t]))?;
     let whole = pair.memory.get(&item) == Some(&Content::Whole);
     demand(whole, || format!("item {item} landed at rank {} with other bytes", TARGETS[t]))
+}
+
+/// The first write of an item in an attempt leaves out what of it was there before.
+pub(crate) fn writes(world: &World, s: usize, t: usize, item: ItemId, left_out: u64) -> Result<(), Broken> {
+    let there = world.pair(s, t).there.get(&item).copied().unwrap_or(0);
+    let right = there == left_out;
+    demand(right, || format!("{there} bytes of item {item} are there, and {left_out} are not sent again"))
 }
 
 /// A seal is about memory that nobody writes any more, and its root is the digest of that memory.
@@ -116,7 +123,7 @@ fn handoff(world: &World, s: usize, record: &GenerationRecord) -> Result<(), Bro
     demand(there.len() == manifest.len(), || "a hand-off doesn't cover everything".to_owned())?;
     let migration = source.session.migration();
     let roots: BTreeMap<u32, _> = record.roots.iter().copied().collect();
-    for rank in TARGETS {
+    for rank in source.heirs.iter().copied() {
         let seal = world.store.seal(&seal_key(migration, rank));
         let same = seal.is_some_and(|seal| roots.get(&rank) == Some(&seal.root));
         demand(same, || format!("the root of rank {rank} is not the one that it sealed"))?;

@@ -15,8 +15,8 @@ use crate::world::{Ask, Job, SOURCES, TARGETS, World};
 
 /// Sets aside what nobody reads any more.
 pub fn forget(world: &mut World) {
-    // Another attempt reads it all again.
-    if world.may.retries > 0 {
+    // Another attempt reads it all again, as long as there is somebody to make one.
+    if world.may.retries > 0 && world.sources.iter().any(|source| source.alive) {
         return;
     }
     let latest = world.store.current().generation;
@@ -96,7 +96,7 @@ pub fn print_what_matters(world: &World) -> Print {
         world.store.hash(printer);
         world.targets.hash(printer);
         for (s, source) in world.sources.iter().enumerate() {
-            (source.alive, source.attempt, source.has_cut, source.known).hash(printer);
+            (source.alive, source.attempt, source.has_cut, source.known, &source.heirs).hash(printer);
             if source.alive {
                 (&source.session, &source.writes, &source.end).hash(printer);
                 source.jobs.iter().for_each(|job| hash_job(world, Owner::Source(s), job, printer));
@@ -109,9 +109,12 @@ pub fn print_what_matters(world: &World) -> Print {
             let pair = world.pair(s, t);
             (&pair.session, &pair.to_target, &pair.to_source, &pair.work).hash(printer);
             (pair.watching, pair.fenced, &pair.seal, &pair.end).hash(printer);
+            (&pair.kept, &pair.there).hash(printer);
             // What was sealed is known by the seal, and what was not is nobody's any more.
             let over = pair.state().is_some_and(|state| state.is_over());
-            if !pair.fenced || (pair.seal.is_none() && !over) {
+            // Unless it is kept: two sources find nothing when they try again.
+            let is_kept = world.may.retries > 0 && world.sources.len() == 1;
+            if !pair.fenced || (pair.seal.is_none() && !over) || is_kept {
                 pair.memory.hash(printer);
             }
             pair.jobs.len().hash(printer);

@@ -96,6 +96,8 @@ pub fn next(world: &World, setting: &Setting) -> Vec<Happening> {
         let over = node.alive && node.session.state().is_over() && parted && node.jobs.is_empty();
         if over
             && world.may.retries > 0
+            && node.writes.is_empty()
+            && (!setting.keeps || !heirs(world).is_empty())
             && owns(world, SOURCES[source])
             && node.known == world.store.current().generation
         {
@@ -270,6 +272,12 @@ fn may_happen(world: &World, setting: &Setting, next: &mut Vec<Happening>) {
             }
         }
     }
+}
+
+/// The targets towards which another attempt is made: those that are there, and stay.
+pub fn heirs(world: &World) -> Vec<u32> {
+    let targets = TARGETS.into_iter().zip(&world.targets);
+    targets.filter(|(_, target)| target.alive && !target.leaving).map(|(rank, _)| rank).collect()
 }
 
 fn owns(world: &World, rank: u32) -> bool {

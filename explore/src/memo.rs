@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use xfer_migrate_core::session::{Event, Input, Output, SourceSession, TargetSession, Violation};
 use xfer_migrate_core::{Body, GenerationRecord, ItemId, Message, Seal};
+use xfer_transport_core::landed::Landed;
 use xfer_transport_core::{PeerId, RemoteRegion, Time};
 
 use crate::fingerprint::{Print, Printed, Printer, print_by, print_of};
@@ -32,7 +33,8 @@ pub enum Stimulus {
 #[derive(Debug, Clone)]
 pub enum Effect {
     Send(u32, Printed<Message>),
-    Write(ItemId, u32, RemoteRegion),
+    Compare(ItemId, Landed),
+    Write(ItemId, u32, RemoteRegion, Landed),
     Withdraw(ItemId),
     Allocate(Vec<(ItemId, u64)>),
     Verify(ItemId, u32),
@@ -219,7 +221,8 @@ impl Effect {
                 Body::Refuse { .. } => (to, message.migration).hash(hasher),
                 _ => (to, message).hash(hasher),
             },
-            Self::Write(item, to, remote) => (item, to, remote).hash(hasher),
+            Self::Compare(item, kept) => (item, kept).hash(hasher),
+            Self::Write(item, to, remote, there) => (item, to, remote, there).hash(hasher),
             Self::Withdraw(item) => item.hash(hasher),
             Self::Allocate(items) => items.hash(hasher),
             Self::Verify(item, crc32c) => (item, crc32c).hash(hasher),
@@ -279,7 +282,8 @@ pub fn drain<S: Session>(session: &mut S, now: Time, reduced: bool) -> Vec<Effec
     while let Some(output) = session.poll_output(now) {
         effects.push(match output {
             Output::Send { to, message } => Effect::Send(to, Printed::new(message)),
-            Output::Write { item, to, remote } => Effect::Write(item, to, remote),
+            Output::Compare { item, kept } => Effect::Compare(item, kept),
+            Output::Write { item, to, remote, there } => Effect::Write(item, to, remote, there),
             Output::Withdraw { item } => Effect::Withdraw(item),
             Output::Allocate { items } => Effect::Allocate(items),
             Output::Verify { item, crc32c } => Effect::Verify(item, crc32c),

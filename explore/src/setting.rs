@@ -25,6 +25,8 @@ pub struct Setting {
     pub write_steps: bool,
     /// Whether the second source is whatever it may be: all that it could do to this hand-over can happen at any time.
     pub beside: bool,
+    /// Whether targets keep what has landed for another attempt, which is made towards those that are left.
+    pub keeps: bool,
     /// Whether states that go on alike are one state.
     pub reduced: bool,
     /// After how many states a search of it ends, unless told otherwise.
@@ -132,12 +134,14 @@ pub enum Mistake {
     StoppedClock,
     /// Who hears of a generation doesn't ask for those that he has missed.
     ForgottenGenerations,
+    /// A source takes what targets have kept for its own bytes without looking at them.
+    BelievedKept,
 }
 
 impl Setting {
     /// The settings that are searched by default, the smallest first.
     pub fn all() -> Vec<Self> {
-        vec![Self::small(), Self::writes(), Self::beside(), Self::one_source(), Self::two_sources()]
+        vec![Self::small(), Self::writes(), Self::again(), Self::beside(), Self::one_source(), Self::two_sources()]
     }
 
     /// The setting of a name.
@@ -156,6 +160,7 @@ impl Setting {
             work_steps: false,
             write_steps: false,
             beside: false,
+            keeps: false,
             reduced: true,
             states_max: 4_000_000,
             mistake: None,
@@ -169,6 +174,17 @@ impl Setting {
             may: Budget { crashes: 1, damages: 1, ..Budget::default() },
             write_steps: true,
             ..Self::small()
+        }
+    }
+
+    /// One source that tries again: a target dies, refuses, or the notice is withdrawn, at any moment of the first attempt, and what
+    /// has landed until then stays where it is.
+    pub fn again() -> Self {
+        Self {
+            name: "again",
+            keeps: true,
+            may: Budget { crashes: 1, leaving_targets: 1, retries: 1, ..Budget::default() },
+            ..Self::writes()
         }
     }
 

@@ -9,6 +9,7 @@ use xfer_migrate_core::store::Version;
 use xfer_migrate_core::{
     GenerationKind, GenerationRecord, GroupId, Item, ItemClass, ItemId, Message, PlanPolicy, RecomputeCost, Seal,
 };
+use xfer_transport_core::landed::Landed;
 use xfer_transport_core::{Deadline, PeerId, RateInterval, RegionId, Time};
 
 use crate::fingerprint::Printed;
@@ -47,6 +48,8 @@ pub struct Source {
     pub alive: bool,
     pub session: Printed<SourceSession>,
     pub attempt: u32,
+    /// Who takes over in this attempt.
+    pub heirs: Vec<u32>,
     /// Its training has stopped for good in this attempt.
     pub has_cut: bool,
     /// Items whose write is under way, and whether it was cancelled.
@@ -84,6 +87,10 @@ pub struct Pair {
     /// It waits for the other target's seal.
     pub watching: bool,
     pub memory: BTreeMap<ItemId, Content>,
+    /// What an earlier attempt has left at the target.
+    pub kept: BTreeMap<ItemId, Content>,
+    /// How many bytes of each item that is not written yet were there when its memory was granted.
+    pub there: BTreeMap<ItemId, u64>,
     pub fenced: bool,
     /// What it has sealed.
     pub seal: Option<Printed<Seal>>,
@@ -150,11 +157,12 @@ impl World {
     pub fn new(setting: &Setting) -> Self {
         let base = base();
         let sources = SOURCES[..setting.sources].iter().map(|rank| {
-            let session = begin(setting, *rank, Time::ZERO, 0, base.clone());
+            let session = begin(setting, *rank, Time::ZERO, 0, (base.clone(), &TARGETS));
             Arc::new(Source {
                 alive: true,
                 session: Printed::new(session),
                 attempt: 0,
+                heirs: TARGETS.to_vec(),
                 has_cut: false,
                 writes: BTreeMap::new(),
                 jobs: VecDeque::new(),
@@ -223,15 +231,21 @@ impl Pair {
     }
 }
 
-/// A session of the process of `rank`, which offers all that it has.
-pub fn begin(setting: &Setting, rank: u32, now: Time, attempt: u32, base: GenerationRecord) -> SourceSession {
+/// A session of the process of `rank`, which offers all that it has to `heirs`.
+pub fn begin(
+    setting: &Setting,
+    rank: u32,
+    now: Time,
+    attempt: u32,
+    (base, heirs): (GenerationRecord, &[u32]),
+) -> SourceSession {
     use xfer_migrate_core::session::Input;
 
     let config = SourceConfig {
         source: peer(rank),
         attempt,
-        targets: TARGETS.to_vec(),
-        owners_after: owners_after(&base, rank),
+        targets: heirs.to_vec(),
+        owners_after: owners_after(&base, rank, heirs),
         base,
         deadline: Deadline::after(now, TIME_LEFT),
         rate: RateInterval { low: 1 << 20, high: 1 << 20 },
@@ -239,7 +253,7 @@ pub fn begin(setting: &Setting, rank: u32, now: Time, attempt: u32, base: Genera
         policy: PlanPolicy::ShipAll,
     };
     let mut session = SourceSession::new(now, config).expect("the configuration is sound");
-    session.handle(now, Input::Items(items(setting, rank))).expect("its items make a manifest");
+    session.handle(now, Input::Items(items(setting, rank, heirs))).expect("its items make a manifest");
     session
 }
 
@@ -256,13 +270,19 @@ fn base() -> GenerationRecord {
     GenerationRecord { generation: BASE, base: BASE, ..GenerationRecord::initial(owners) }
 }
 
-fn owners_after(base: &GenerationRecord, leaves: u32) -> Vec<(String, u32)> {
-    let heir = |shard: &str| TARGETS.into_iter().find(|target| shard == format!("{leaves} for {target}"));
+/// The one for whom something is, or who takes it over in his place.
+fn heir(target: u32, heirs: &[u32]) -> u32 {
+    heirs.iter().copied().find(|heir| *heir == target).unwrap_or(heirs[0])
+}
+
+fn owners_after(base: &GenerationRecord, leaves: u32, heirs: &[u32]) -> Vec<(String, u32)> {
+    let meant = |shard: &str| TARGETS.into_iter().find(|target| shard == format!("{leaves} for {target}"));
+    let heir = |shard: &str| meant(shard).map(|target| heir(target, heirs));
     base.owners.iter().map(|(shard, owner)| (shard.clone(), heir(shard).unwrap_or(*owner))).collect()
 }
 
 /// One item for each target that only the bytes can bring; and one that can be computed from the other target's.
-fn items(setting: &Setting, source: u32) -> Vec<Item> {
+fn items(setting: &Setting, source: u32, heirs: &[u32]) -> Vec<Item> {
     let id = |place: u64| ItemId(u64::from(source) * 10 + place);
     let item = |place: u64, target: u32, cost| Item {
         id: id(place),
@@ -270,7 +290,7 @@ fn items(setting: &Setting, source: u32) -> Vec<Item> {
         class: ItemClass::Parameter,
         bytes: 100 * place,
         version: 41,
-        target,
+        target: heir(target, heirs),
         group: GroupId::ALONE,
         cost,
     };
@@ -288,6 +308,32 @@ pub fn content_of(item: ItemId) -> u32 {
     (item.0 as u32).wrapping_mul(0x9e37_79b9)
 }
 
+/// The same of its first half.
+fn half_of(item: ItemId) -> u32 {
+    content_of(item).rotate_left(9)
+}
+
+/// What a target knows to have landed of an item of `bytes` bytes: of what was torn, the first half.
+pub fn known(content: Content, item: ItemId, bytes: u64) -> Landed {
+    let mut landed = Landed::default();
+    match content {
+        Content::Empty => {}
+        Content::Torn => landed.insert(0..bytes / 2, half_of(item)),
+        Content::Damaged => landed.insert(0..bytes, !content_of(item)),
+        Content::Whole => landed.insert(0..bytes, content_of(item)),
+    }
+    landed
+}
+
+/// What of `kept` has the checksums that an item's own bytes have.
+pub fn matching(item: ItemId, bytes: u64, kept: &Landed) -> Landed {
+    let own = [(0..bytes, content_of(item)), (0..bytes / 2, half_of(item))];
+    let mut there = Landed::default();
+    let right = kept.ranges().filter(|range| own.contains(range));
+    right.for_each(|(range, crc32c)| there.insert(range, crc32c));
+    there
+}
+
 /// The grant of an item; each attempt gets memory of its own.
 pub fn region_of(item: ItemId, attempt: u32) -> RegionId {
     RegionId(item.0 + 1000 * u64::from(attempt))
@@ -300,7 +346,7 @@ pub const STRANGER: u32 = SOURCES[1];
 pub fn strangers(base: &GenerationRecord, kind: GenerationKind) -> GenerationRecord {
     let owners = match kind {
         GenerationKind::Withdrawn => base.owners.clone(),
-        _ => owners_after(base, STRANGER),
+        _ => owners_after(base, STRANGER, &TARGETS),
     };
     GenerationRecord {
         generation: base.generation + 1,

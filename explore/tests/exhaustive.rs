@@ -33,6 +33,15 @@ fn lost_connections_keep_them_too() {
     assert!(report.ends.contains_key("withdrawn"), "{:?}", report.ends);
 }
 
+/// A target that leaves, too, refuses at any moment, and its source hands over again to the other one, which has kept what had landed.
+#[test]
+fn a_hand_over_that_begins_again_keeps_them_and_sends_nothing_twice() {
+    let may = Budget { leaving_targets: 1, retries: 1, ..Budget::default() };
+    let report = search(within(may, Setting::again()));
+    assert!(report.complete, "{} states, and more", report.states);
+    assert!(report.ends.contains_key("withdrawn, then handoff"), "{:?}", report.ends);
+}
+
 #[test]
 fn two_sources_keep_them_as_far_as_one_sees_the_other() {
     let report = search(within(Budget { crashes: 1, overtakes: 1, stops: 2, ..Budget::default() }, Setting::beside()));
@@ -104,6 +113,12 @@ fn a_fence_that_does_not_hold_is_found() {
 #[test]
 fn bytes_that_nobody_verified_are_found() {
     is_found(Mistake::UnverifiedBytes, Setting::writes(), "with other bytes");
+}
+
+#[test]
+fn kept_bytes_that_nobody_compared_are_found() {
+    let may = Budget { leaving_targets: 1, retries: 1, damages: 1, ..Budget::default() };
+    is_found(Mistake::BelievedKept, within(may, Setting::again()), "with other bytes");
 }
 
 #[test]

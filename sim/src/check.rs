@@ -9,6 +9,7 @@ use xfer_migrate_core::session::SourceSession;
 use xfer_migrate_core::store::Version;
 use xfer_migrate_core::{GenerationKind, GenerationRecord, Item, ItemId, MigrationId, RecomputeCost, Seal};
 use xfer_transport_core::integrity::crc32c;
+use xfer_transport_core::landed::Landed;
 use xfer_transport_core::limits::FENCE_TIMEOUT;
 use xfer_transport_core::message::RejectReason;
 use xfer_transport_core::path::{Cause, End, Path};
@@ -41,6 +42,8 @@ impl fmt::Display for Broken {
 pub struct Ended<'a> {
     /// What was read.
     pub source: MemoryId,
+    /// Which bytes of it: where they begin and end.
+    pub part: (u64, u64),
     /// Where it went.
     pub region: RegionId,
     /// How it ended.
@@ -64,6 +67,8 @@ pub struct Seen {
     pub done: u64,
     /// Sources that were found to have changed while they were sent.
     pub changes: u64,
+    /// Bytes that were not sent again, since their targets had kept them.
+    pub kept_bytes: u64,
 }
 
 /// Everything that checkers have to remember.
@@ -163,6 +168,12 @@ impl Checks {
         self.variants.entry((item.name.to_string(), item.version)).or_default().push(bytes.to_vec());
     }
 
+    /// The bytes of an item were changed when it was not being handed over, without another version: from now on these are right, too.
+    pub fn changed_between(&mut self, (name, version): (String, u64), memory: MemoryId, bytes: &[u8]) {
+        self.changed.insert(memory);
+        self.variants.entry((name, version)).or_default().push(bytes.to_vec());
+    }
+
     /// A source was found to have changed while it was sent.
     pub fn change_noticed(&mut self) {
         self.seen.changes += 1;
@@ -244,7 +255,8 @@ impl Checks {
             End::Done { crc32c: whole, len_bytes, over, .. } => {
                 self.seen.done += 1;
                 self.fenced.insert(transfer);
-                let source = memory.bytes(about.source);
+                let part = about.part.0 as usize..about.part.1 as usize;
+                let source = &memory.bytes(about.source)[part.clone()];
                 let carried: u64 = over.iter().map(|(_, bytes)| bytes).sum();
                 self.demand("P17", carried == *len_bytes && *len_bytes == source.len() as u64, || {
                     format!("{carried} bytes were carried of {len_bytes} that are done of {}", source.len())
@@ -259,7 +271,7 @@ impl Checks {
                     && matches!(memory.state(*place), Use::Granted(_) | Use::Fenced)
                     && !self.decayed.contains(place)
                 {
-                    let same = memory.bytes(*place) == source;
+                    let same = &memory.bytes(*place)[part] == source;
                     self.demand("P3", same, || "a transfer is done, and other bytes are at its destination".to_owned());
                 }
             }
@@ -305,6 +317,17 @@ impl Checks {
         };
         let name = offered.name.clone();
         self.demand(promise, right, || format!("item `{name}` counts as landed, and other bytes are there"));
+    }
+
+    /// A target says what it has kept of an item.
+    pub fn kept(&mut self, memory: &Memory, place: MemoryId, kept: &Landed) {
+        let there = self.decayed.contains(&place) || matching(memory.bytes(place), kept) == *kept;
+        self.demand("P3", there, || "bytes are said to have been kept, and others are there".to_owned());
+    }
+
+    /// A source has compared what a target has kept of an item with its own bytes.
+    pub fn found(&mut self, there: &Landed) {
+        self.seen.kept_bytes += there.bytes();
     }
 
     // P6: what is sealed is there, whole, and nothing can change it.
@@ -439,12 +462,13 @@ impl Checks {
         let first = items.iter().take_while(|item| item.cost.is_irreplaceable()).count();
         let none_later = items[first..].iter().all(|item| !item.cost.is_irreplaceable());
         self.demand("P7", none_later, || "something irreplaceable leaves after what can be computed".to_owned());
-        let smallest_first = items[..first].is_sorted_by_key(|item| (item.bytes, item.id));
+        let bytes = |item: &Item| session.missing_bytes(item.id).unwrap_or(item.bytes);
+        let smallest_first = items[..first].is_sorted_by_key(|item| (bytes(item), item.id));
         self.demand("P7", smallest_first, || "what is irreplaceable does not leave smallest first".to_owned());
         let saves = |item: &Item| item.cost.time().map_or(0, |time| time.as_nanos());
         let densest_first = items[first..]
             .windows(2)
-            .all(|pair| saves(pair[0]) * u128::from(pair[1].bytes) >= saves(pair[1]) * u128::from(pair[0].bytes));
+            .all(|pair| saves(pair[0]) * u128::from(bytes(pair[1])) >= saves(pair[1]) * u128::from(bytes(pair[0])));
         self.demand("P7", densest_first, || "what saves less a byte leaves first".to_owned());
     }
 
@@ -471,6 +495,18 @@ impl Checks {
         let told = self.told_bytes.get(&process).copied().unwrap_or_default();
         self.demand("P17", told <= done, || format!("{process} counts {told} bytes, and wrote {done}"));
     }
+}
+
+/// What of `landed` has the checksums that `bytes` have there.
+pub fn matching(bytes: &[u8], landed: &Landed) -> Landed {
+    let mut there = Landed::default();
+    for (range, sum) in landed.ranges() {
+        let part = bytes.get(range.start as usize..range.end as usize);
+        if part.is_some_and(|part| crc32c(part) == sum) {
+            there.insert(range, sum);
+        }
+    }
+    there
 }
 
 const _: () = assert!(TRANSFER_GRACE.as_millis() > FENCE_TIMEOUT.as_millis());

@@ -166,6 +166,8 @@ struct Peer {
 struct Written {
     write: u64,
     source: MemoryId,
+    /// Which bytes of it: where they begin and end.
+    part: (u64, u64),
     region: RegionId,
     /// The source must not be read any more.
     stopped: bool,
@@ -282,24 +284,23 @@ impl Endpoint {
         }
     }
 
-    /// Begins to copy all of `source` into granted memory; its end comes as [`News::Written`]. `false` if the peer is not
-    /// connected.
+    /// Begins to copy a part of `source` to the same place of granted memory; its end comes as [`News::Written`]. `false` if
+    /// the peer is not connected.
     pub fn write(
         &mut self,
         out: &mut Outside,
         to: PeerId,
-        source: MemoryId,
+        (source, part): (MemoryId, (u64, u64)),
         remote: RemoteRegion,
         deadline: Option<Deadline>,
         write: u64,
     ) -> bool {
         let now = self.local(out.now);
         let Some(peer) = self.peers.get_mut(&to.rank).filter(|peer| peer.identity.id == to) else { return false };
-        let len_bytes = out.memory.bytes(source).len() as u64;
-        let (lane, region) = (Lane::Rescue, remote.id);
-        let request = Request { lane, region, offset: 0, len_bytes, deadline, order: 0 };
+        let (lane, region, offset, len_bytes) = (Lane::Rescue, remote.id, part.0, part.1 - part.0);
+        let request = Request { lane, region, offset, len_bytes, deadline, order: 0 };
         let Ok(id) = peer.path.write(request, now) else { return false };
-        let written = Written { write, source, region: remote.id, stopped: false, begun: out.now, deadline };
+        let written = Written { write, source, part, region: remote.id, stopped: false, begun: out.now, deadline };
         peer.transfers.insert(id, written);
         peer.path.handle_timeout(now);
         self.settle(out, to.rank);
@@ -514,7 +515,8 @@ impl Endpoint {
                         continue;
                     };
                     out.note(me, "xfer", || format!("write {} to rank {rank}: {}", written.write, in_words(&end)));
-                    let about = crate::check::Ended { source: written.source, region: written.region, end: &end };
+                    let (source, part, region) = (written.source, written.part, written.region);
+                    let about = crate::check::Ended { source, part, region, end: &end };
                     out.checks.transfer_ended(
                         out.now,
                         &out.memory,

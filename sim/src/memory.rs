@@ -1,7 +1,10 @@
 //! Modelled memory: real bytes, and for each range who may write it just now, so that a late write is seen.
 
+use std::ops::Range as Extent;
+
 use bytes::Bytes;
 use xfer_transport_core::PeerId;
+use xfer_transport_core::landed::Landed;
 use xfer_transport_core::path::TransferId;
 
 /// One range of memory of one process. Never reused: memory that is given back gets a new number when it is used again.
@@ -39,6 +42,8 @@ struct Range {
     state: Use,
     /// Raised whenever the use changes: whoever began to write under an earlier one is late.
     epoch: u32,
+    /// What of it peers have written, as it was verified then.
+    landed: Landed,
 }
 
 /// All memory of all processes.
@@ -50,7 +55,7 @@ pub struct Memory {
 impl Memory {
     /// Memory of `owner` that holds `bytes`.
     pub fn add(&mut self, owner: PeerId, bytes: Vec<u8>, state: Use) -> MemoryId {
-        self.ranges.push(Range { owner, bytes, state, epoch: 0 });
+        self.ranges.push(Range { owner, bytes, state, epoch: 0, landed: Landed::default() });
         MemoryId(self.ranges.len() - 1)
     }
 
@@ -84,6 +89,21 @@ impl Memory {
     /// Its process writes into it.
     pub fn overwrite(&mut self, id: MemoryId, bytes: Vec<u8>) {
         self.ranges[id.0].bytes = bytes;
+    }
+
+    /// A chunk begins to land there.
+    pub fn landing(&mut self, id: MemoryId, extent: &Extent<u64>) {
+        self.ranges[id.0].landed.forget(extent);
+    }
+
+    /// A chunk has landed there, and was verified.
+    pub fn has_landed(&mut self, id: MemoryId, extent: Extent<u64>, crc32c: u32) {
+        self.ranges[id.0].landed.insert(extent, crc32c);
+    }
+
+    /// What is known to have landed there.
+    pub fn known(&self, id: MemoryId) -> Landed {
+        self.ranges[id.0].landed.known()
     }
 
     /// A part of it, as it is now.

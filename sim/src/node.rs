@@ -3,6 +3,7 @@
 //! What `xfer-migrate` does with threads is done here in virtual time: one driver that takes jobs in order, a worker for
 //! memory beside it, and the store's clients.
 
+mod kept;
 mod source;
 mod target;
 
@@ -12,8 +13,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use xfer_migrate_core::session::Input;
 use xfer_migrate_core::{Body, GenerationKind, GenerationRecord, ItemId, Message, MigrationId, PlanPolicy};
+use xfer_transport_core::landed::Landed;
 use xfer_transport_core::{Deadline, PeerId, RegionId, RemoteRegion, Time};
 
+use crate::check::matching;
 use crate::client::{Ask, Clients, Told};
 use crate::endpoint::{Endpoint, News};
 use crate::memory::{MemoryId, Use};
@@ -22,6 +25,7 @@ use crate::shard::{Part, Shard, content};
 use crate::step::Step;
 use crate::store::StoreHost;
 
+pub use kept::{Kept, KeptItem};
 pub use source::{RECORD, SourceRun};
 pub use target::TargetRun;
 
@@ -31,14 +35,16 @@ const SAID_AGAIN: usize = 8;
 /// Something that a process's worker does beside its driver.
 #[derive(Debug, Clone)]
 pub enum Work {
-    /// Memory for items, granted to the source.
-    Allocate(MigrationId, Vec<(ItemId, u64)>),
+    /// Memory for items, granted to the source: what was kept of them, or new.
+    Allocate(MigrationId, Vec<(ItemId, u64, Option<MemoryId>)>),
     /// Compares an item with its digest.
     Verify(MigrationId, ItemId, MemoryId, u32),
     /// Revokes grants.
     Fence(MigrationId, Vec<RegionId>),
     /// Compares a source with what was read of it while it was written.
     Compare(u64, MemoryId, u32),
+    /// Compares an item with what its target has kept.
+    Find(MigrationId, ItemId, MemoryId, Landed),
     /// Cancels a write.
     Cancel(u64),
 }
@@ -48,7 +54,8 @@ pub enum Work {
 enum Job {
     News(News),
     Told(Told),
-    Allocated(MigrationId, Option<Vec<(ItemId, MemoryId, RemoteRegion)>>),
+    Allocated(MigrationId, Option<Vec<(ItemId, MemoryId, RemoteRegion, Landed)>>),
+    Found(MigrationId, ItemId, Landed),
     Verified(MigrationId, ItemId, u32, bool),
     Compared(u64, u32, bool),
     Fenced(MigrationId),
@@ -97,6 +104,8 @@ pub struct Node {
     pub source: Option<SourceRun>,
     /// Others' migrations to it.
     pub targets: BTreeMap<MigrationId, TargetRun>,
+    /// What ended migrations have left here.
+    pub kept: Kept,
     /// What it owns.
     pub shards: BTreeMap<String, Shard>,
     /// How migrations ended for it.
@@ -131,6 +140,7 @@ impl Node {
             generation,
             source: None,
             targets: BTreeMap::new(),
+            kept: Kept::new(),
             shards: BTreeMap::new(),
             endings: Vec::new(),
             leaving: None,
@@ -245,6 +255,10 @@ impl Node {
                 let unchanged = xfer_transport_core::integrity::crc32c(out.memory.bytes(memory)) == crc32c;
                 self.jobs.push_back(Job::Compared(write, crc32c, unchanged));
             }
+            Work::Find(migration, item, memory, kept) => {
+                let there = matching(out.memory.bytes(memory), &kept);
+                self.jobs.push_back(Job::Found(migration, item, there));
+            }
             Work::Cancel(write) => self.endpoint.cancel(out, write),
         }
         self.turn(out, store, habits);
@@ -254,11 +268,15 @@ impl Node {
         &mut self,
         out: &mut Outside,
         source: PeerId,
-        items: Vec<(ItemId, u64)>,
-    ) -> Vec<(ItemId, MemoryId, RemoteRegion)> {
-        let place = |(item, bytes): (ItemId, u64)| {
-            let memory = out.memory.add(self.id, vec![0; bytes as usize], Use::Fenced);
-            (item, memory, self.endpoint.grant(out, memory, source))
+        items: Vec<(ItemId, u64, Option<MemoryId>)>,
+    ) -> Vec<(ItemId, MemoryId, RemoteRegion, Landed)> {
+        let place = |(item, bytes, kept): (ItemId, u64, Option<MemoryId>)| {
+            let memory = kept.unwrap_or_else(|| out.memory.add(self.id, vec![0; bytes as usize], Use::Fenced));
+            let landed = out.memory.known(memory);
+            if !landed.is_empty() {
+                out.checks.kept(&out.memory, memory, &landed);
+            }
+            (item, memory, self.endpoint.grant(out, memory, source), landed)
         };
         items.into_iter().map(place).collect()
     }
@@ -299,6 +317,7 @@ impl Node {
             }
             Job::Told(Told::Read(_)) => {}
             Job::Allocated(migration, memory) => self.allocated(out, now, migration, memory),
+            Job::Found(migration, item, there) => self.found(out, now, migration, item, there),
             Job::Verified(migration, item, crc32c, ok) => {
                 self.tell_target(out, now, migration, Input::Verified { item, crc32c, ok });
             }
@@ -343,6 +362,7 @@ impl Node {
             out.note(self.id, "store", || format!("generation {} is true: {}", record.generation, record.kind));
             self.generation = record.clone();
         }
+        self.kept_after(out, &record);
         self.tell_all(out, now, &Input::GenerationSeen { record });
         self.let_go_of_what_was_taken(out);
     }
@@ -475,6 +495,10 @@ impl Node {
 fn in_words(body: &Body) -> String {
     match body {
         Body::Offer(offer) => format!("offer {} of {} items", offer.sequence, offer.items.len()),
+        Body::Kept { items } => {
+            let bytes: u64 = items.iter().map(|(_, landed)| landed.bytes()).sum();
+            format!("kept {bytes} bytes of {} items", items.len())
+        }
         Body::Grants { sequence, grants } => format!("grants {sequence} for {} items", grants.len()),
         Body::Refuse { refusal } => format!("refuse: {refusal}"),
         Body::Sent { item, send, .. } => format!("sent {item}, time {send}"),

@@ -145,8 +145,39 @@ impl Scenario {
             };
             scenario.timeline.push((When::At(noticed), Happening::Mistreat(mistreatment)));
         }
+        scenario.again(noticed);
         scenario.journal(noticed, left);
         scenario
+    }
+
+    /// One seed in ten is about a hand-over that begins again: a target dies or has to leave, too, in the middle of it, and there is
+    /// time to hand over to who is left, which has kept what had landed. What is to be sent may change in between. Drawn from numbers
+    /// of its own.
+    fn again(&mut self, noticed: Duration) {
+        let mut random = Random::new(self.seed ^ 0xa6a1_a6a1_a6a1_a6a1);
+        if self.ranks < 3 || !random.per_mille(100) {
+            return;
+        }
+        let ms = Duration::from_millis;
+        let left = ms(random.between(8000, 15_000));
+        self.retries = true;
+        self.heal_at = self.heal_at.max(noticed + left / 3 + ms(random.below(3000)));
+        // A link on which it takes a while.
+        self.usual.bytes_per_s = *random.pick(&[20_000, 200_000, 1_000_000]);
+        self.timeline.truncate(2);
+        self.timeline[0] = (When::At(noticed), Happening::Notice { rank: 0, left });
+        let target = random.between(1, 2) as u32;
+        let what = match random.below(3) {
+            0 => Happening::Kill { rank: target, silently: random.per_mille(300) },
+            1 => Happening::FailAllocations(target, 1),
+            _ => Happening::Notice { rank: target, left: ms(60_000) },
+        };
+        let step = *random.pick(&[Step::Bulk, Step::Verify, Step::Delta]);
+        self.timeline.push((When::On(step, None, random.within(ms(1500))), what));
+        if random.per_mille(400) {
+            let before = random.within(ms(1000));
+            self.timeline.push((When::At(noticed + left / 3 - before), Happening::ChangeSource(0)));
+        }
     }
 
     /// Half of all stores keep a journal; now and then the disk of one is full. Drawn from numbers of its own.

@@ -4,6 +4,7 @@
 //! line. `real matrix` shows all cells, and those that aren't staged; `cargo nextest run --test real F02` runs those of one fault.
 #![forbid(unsafe_code)]
 
+mod again;
 mod check;
 mod clock;
 mod faults;
@@ -76,6 +77,7 @@ fn trials() -> Vec<Trial> {
             }));
         }
     }
+    trials.extend(again::trials());
     trials
 }
 

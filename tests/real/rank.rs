@@ -108,7 +108,9 @@ impl Player {
         let mut words = line.split_whitespace();
         match words.next().unwrap_or_default() {
             "connect" => self.engine.connect(millis(&mut words)?)?,
-            "hand_over" => self.hand_over(millis(&mut words)?)?,
+            "connect_to" => self.connect_to(&mut words)?,
+            "hand_over" => self.hand_over(&[0, 2], millis(&mut words)?)?,
+            "hand_over_alone" => self.hand_over(&[0], millis(&mut words)?)?,
             "offer" => self.offer(words.next().unwrap_or_default())?,
             "cut" => self.outgoing()?.cut("step 7".into())?,
             "withdraw" => self.outgoing()?.withdraw()?,
@@ -137,9 +139,25 @@ impl Player {
         Ok(self.engine.outgoing().ok_or("nothing leaves from here")?)
     }
 
-    fn hand_over(&self, time_left: Duration) -> Outcome<()> {
-        let owners_after = OWNERS_AFTER.iter().map(|(shard, rank)| ((*shard).to_owned(), *rank)).collect();
-        self.engine.hand_over(HandOver { targets: vec![0, 2], owners_after, time_left })?;
+    /// Hands over to these; whoever isn't among them gets nothing, and the first one has it instead.
+    fn hand_over(&self, targets: &[u32], time_left: Duration) -> Outcome<()> {
+        let heir = |rank: u32| if targets.contains(&rank) { rank } else { targets[0] };
+        let owners_after = OWNERS_AFTER.iter().map(|(shard, rank)| ((*shard).to_owned(), heir(*rank))).collect();
+        self.engine.hand_over(HandOver { targets: targets.to_vec(), owners_after, time_left })?;
+        Ok(())
+    }
+
+    /// Finds one rank, where another one is gone and will not come.
+    fn connect_to(&self, words: &mut SplitWhitespace<'_>) -> Outcome<()> {
+        let rank: u32 = words.next().unwrap_or_default().parse()?;
+        let until = Instant::now() + millis(words)?;
+        while !self.engine.alive(rank) {
+            // The one that is gone is missed.
+            let _ = self.engine.connect(Duration::from_millis(500));
+            if Instant::now() > until {
+                return Err(format!("rank {rank} is not found").into());
+            }
+        }
         Ok(())
     }
 
@@ -150,6 +168,8 @@ impl Player {
                 .map(|(target, len_bytes)| state(target, len_bytes))
                 .into_iter()
                 .collect::<Outcome<_>>()?,
+            "again" => self.all_for_one(false)?,
+            "changed" => self.all_for_one(true)?,
             "delta" => [0, 2].into_iter().map(|target| activation(target, self.in_arena)).collect::<Outcome<_>>()?,
             // For somebody who takes nothing over.
             "elsewhere" => vec![state(3, SMALL_BYTES)?],
@@ -158,6 +178,24 @@ impl Player {
         lock(&self.sources).extend(items.iter().map(|item| item.region.clone()));
         self.outgoing()?.offer(items)?;
         Ok(())
+    }
+
+    /// All that two targets were to have for the first one, under the names that it had; with other bytes if it has changed.
+    fn all_for_one(&self, is_changed: bool) -> Outcome<Vec<Rescue>> {
+        let mut items = Vec::new();
+        for target in [0, 2] {
+            for len_bytes in [SMALL_BYTES, LARGE_BYTES] {
+                items.push(state(target, len_bytes, self.in_arena)?);
+            }
+            items.push(activation(target, self.in_arena)?);
+        }
+        for item in &mut items {
+            item.target = 0;
+            if is_changed {
+                turn(&item.region)?;
+            }
+        }
+        Ok(items)
     }
 
     /// Waits for something to be so, at most as long as the last word says.
@@ -182,6 +220,7 @@ impl Player {
             "late" => self.engine.endpoint().stats().late_bytes >= number,
             "damaged" => self.engine.endpoint().stats().chunks_damaged >= number,
             "sent" => self.engine.endpoint().stats().lane(Lane::Rescue).sent_bytes >= number,
+            "received" => self.engine.endpoint().stats().lane(Lane::Rescue).received_bytes >= number,
             "over_tcp" => self.engine.outgoing().is_some_and(|it| it.report().path.get("tcp") >= Some(&number)),
             "quarantined" => self.engine.endpoint().stats().quarantined_transfers >= number,
             _ => false,
@@ -274,6 +313,7 @@ impl Player {
             "items": items,
             "order": told.order,
             "moved_bytes": told.moved_bytes(),
+            "kept_bytes": told.kept_bytes,
             "path": told.path,
             "sent_bytes": rescue.sent_bytes,
             "done_bytes": rescue.done_bytes,
@@ -324,11 +364,7 @@ impl Player {
 
     /// Turns every byte of every source around, as an optimizer's step would: what has left by half is torn.
     fn change(&self) -> Outcome<()> {
-        for region in lock(&self.sources).iter() {
-            let turned: Vec<u8> = region.copy_to_vec().iter().map(|byte| !byte).collect();
-            region.write_at(0, &turned)?;
-        }
-        Ok(())
+        lock(&self.sources).iter().try_for_each(turn)
     }
 
     /// Keeps twice as many threads busy as there are processors.
@@ -345,6 +381,11 @@ impl Player {
             open.push(file);
         }
     }
+}
+
+fn turn(region: &Region) -> Outcome<()> {
+    let turned: Vec<u8> = region.copy_to_vec().iter().map(|byte| !byte).collect();
+    Ok(region.write_at(0, &turned)?)
 }
 
 fn limit_files(count: u64) -> Outcome<()> {

@@ -142,7 +142,8 @@ class Outgoing:
         """This is how the rank leaves, and why: for the log, and for the report's `plan`."""
     def report(self) -> dict[str, Any]:
         """Figures of the migration as plain values: plan (mode, why, table), predicted_s, predicted_range_s, resume_parts_s
-        and measured_parts_s, order, moved_bytes and seconds by class, phases_s, path, generation."""
+        and measured_parts_s, order, moved_bytes and seconds by class, kept_bytes (there from an earlier attempt), phases_s, path,
+        generation."""
 
 @final
 class Incoming:

@@ -7,6 +7,7 @@ mod jobs;
 mod journals;
 mod links;
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 use std::{fs, io};
@@ -18,6 +19,7 @@ use xfer_migrate_core::{
     RecomputeCost, Refusal, Seal,
 };
 use xfer_transport_core::frame::{FrameHeader, FrameKind, VERSION};
+use xfer_transport_core::landed::Landed;
 use xfer_transport_core::message::{
     Ack, Greeting, Hello, LinkMessage, LinkRole, Loan, LoanId, LoanRefusal, Received, RejectReason,
 };
@@ -187,6 +189,7 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
         ("offer-items", encoded(offered(items()))),
         ("offer-cycle", encoded(offered(cycle))),
         ("grants", encoded(grants(1, &items()[..2]))),
+        ("kept", encoded(kept(&[(0, 0..64), (1, 0..2048), (1, 2048..4000)]))),
         ("refuse", encoded(Body::Refuse { refusal })),
         ("sent", encoded(sent(0, 1))),
         ("landed", encoded(landed(0, 1))),
@@ -215,12 +218,16 @@ fn source_sessions() -> Vec<(&'static str, Vec<u8>)> {
     ]
     .concat();
     let streaming = [agreed.clone(), granted.clone()].concat();
+    // All of the first item is there, and a part of the second one.
+    let has_some = record(0, encoded(kept(&[(0, 0..64), (1, 0..2048)])));
+    let resumed = [agreed.clone(), record(4, vec![0]), has_some, granted.clone()].concat();
     let all_landed: Vec<u8> = (0..4).flat_map(|item| record(u8::from(item > 1), encoded(landed(item, 1)))).collect();
     let committed = record(5, generation(GenerationKind::Handoff).encode());
     let restored = record(5, generation(GenerationKind::Restore).encode());
     let damaged = record(0, encoded(Body::Damaged { item: ItemId(0), send: 1 }));
     vec![
-        ("handoff", [streaming.clone(), record(6, vec![0]), all_landed, committed].concat()),
+        ("handoff", [streaming.clone(), record(6, vec![0]), all_landed.clone(), committed.clone()].concat()),
+        ("resumed", [resumed, record(6, vec![0]), all_landed, committed].concat()),
         ("damaged", [streaming.clone(), damaged, record(0, encoded(landed(0, 2)))].concat()),
         ("target-gone", [streaming.clone(), record(3, vec![2])].concat()),
         ("withdrawn", [streaming.clone(), record(6, vec![1])].concat()),
@@ -239,6 +246,7 @@ fn target_sessions() -> Vec<(&'static str, Vec<u8>)> {
     let again = [says(terms()), says(offered(items())), record(7, vec![2]), says(sent(0, 1)), record(7, vec![0])];
     vec![
         ("handoff", [begun.clone(), ended.clone(), other_seal.clone()].concat()),
+        ("resumed", [record(7, vec![4]), begun.clone(), ended.clone(), other_seal.clone()].concat()),
         ("damaged-then-again", [again.concat(), says(sent(0, 2)), ended.clone(), other_seal].concat()),
         ("source-gone", [begun.clone(), record(1, vec![0]), record(4, empty_seal().encode())].concat()),
         ("source-and-target-gone", [begun.clone(), record(1, vec![0]), record(1, vec![2])].concat()),
@@ -298,6 +306,22 @@ fn items() -> Vec<Item> {
 fn grants(sequence: u32, items: &[Item]) -> Body {
     let region = |item: &Item| RemoteRegion { id: RegionId(item.id.0), len_bytes: item.bytes, place: Place::Host };
     Body::Grants { sequence, grants: items.iter().map(|item| (item.id, region(item))).collect() }
+}
+
+/// What a target has of an earlier attempt.
+fn kept(ranges: &[(u64, Range<u64>)]) -> Body {
+    let mut items: Vec<(ItemId, Landed)> = Vec::new();
+    for (item, range) in ranges {
+        match items.last_mut() {
+            Some((last, landed)) if last.0 == *item => landed.insert(range.clone(), 7),
+            _ => {
+                let mut landed = Landed::default();
+                landed.insert(range.clone(), 7);
+                items.push((ItemId(*item), landed));
+            }
+        }
+    }
+    Body::Kept { items }
 }
 
 fn sent(item: u64, send: u32) -> Body {

@@ -7,6 +7,7 @@ use xfer_migrate_core::session::{Input, Output, SourceConfig, SourceSession, Sou
 use xfer_migrate_core::{
     GenerationRecord, GroupId, Item, ItemClass, ItemId, Message, PlanPolicy, RecomputeCost, limits,
 };
+use xfer_transport_core::landed::Landed;
 use xfer_transport_core::{Deadline, PeerId, RateInterval, Time};
 
 use super::{MIGRATION, Records, SOURCE, STEPS_MAX, TIMEOUTS_MAX, first, first_generation, message, peer};
@@ -113,8 +114,15 @@ impl Source {
                 assert_eq!(Message::decode(&message.encode()).as_ref(), Ok(&message));
                 None
             }
-            Output::Write { item, to, remote } => {
+            // What it has of the item is what was kept, or isn't.
+            Output::Compare { item, kept } => {
+                let there = if self.writes { kept } else { Landed::default() };
+                Some(Input::Compared { item, there })
+            }
+            Output::Write { item, to, remote, there } => {
                 let known = self.session.manifest().get(item).expect("only what was offered is written");
+                let is_inside = there.ranges().all(|(range, _)| range.end <= known.bytes);
+                assert!(is_inside && there.bytes() < known.bytes, "what is there is a part of the item");
                 assert_eq!((known.target, known.bytes), (to, remote.len_bytes), "a grant is as long as its item");
                 assert_eq!(self.writing.insert(item, known.bytes), None, "an item is written once at a time");
                 assert!(self.writing.len() <= limits::WINDOW_ITEMS_MAX);

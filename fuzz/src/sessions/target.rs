@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use xfer_migrate_core::session::{Event, Input, Output, TargetConfig, TargetSession, TargetState};
 use xfer_migrate_core::{GenerationKind, GenerationRecord, ItemId, Message, Seal, store};
+use xfer_transport_core::landed::Landed;
 use xfer_transport_core::{Deadline, PeerId, Place, RegionId, RemoteRegion, Time};
 
 use super::{MIGRATION, Records, SOURCE, STEPS_MAX, TIMEOUTS_MAX, first, first_generation, message, peer};
@@ -20,6 +21,7 @@ pub fn target(bytes: &[u8]) -> bool {
         now: Time::ZERO,
         allocates: true,
         verifies: true,
+        keeps: false,
         granted_bytes: 0,
         fenced: false,
         sealed: None,
@@ -45,7 +47,10 @@ pub fn target(bytes: &[u8]) -> bool {
                 }
             }
             6 => target.take(Input::StoreLost { reason: String::new() }),
-            _ => (target.allocates, target.verifies) = (first(payload) & 1 == 0, first(payload) & 2 == 0),
+            _ => {
+                let flags = first(payload);
+                (target.allocates, target.verifies, target.keeps) = (flags & 1 == 0, flags & 2 == 0, flags & 4 != 0);
+            }
         }
     }
     target.run_to_the_end();
@@ -58,6 +63,8 @@ struct Target {
     now: Time,
     allocates: bool,
     verifies: bool,
+    /// Whether it has a part of each item that it is offered.
+    keeps: bool,
     granted_bytes: u64,
     fenced: bool,
     sealed: Option<Seal>,
@@ -84,41 +91,43 @@ impl Target {
         panic!("a target never stops asking: {:?}", self.session);
     }
 
-    fn act(&mut self, output: Output) -> Option<Input> {
+    fn act(&mut self, output: Output) -> Vec<Input> {
         match output {
             Output::Send { to, message } => {
                 assert_eq!(to, SOURCE.rank);
                 assert_eq!(Message::decode(&message.encode()).as_ref(), Ok(&message));
-                None
+                Vec::new()
             }
-            Output::Allocate { items } => Some(self.allocate(&items)),
-            Output::Verify { item, crc32c } => Some(Input::Verified { item, crc32c, ok: self.verifies }),
+            Output::Allocate { items } => self.allocate(&items),
+            Output::Verify { item, crc32c } => vec![Input::Verified { item, crc32c, ok: self.verifies }],
             Output::FenceAll => {
                 self.fenced = true;
-                Some(Input::Fenced)
+                vec![Input::Fenced]
             }
             Output::PublishSeal { key: _, seal } => {
                 assert!(self.fenced, "a seal before the fence promises what may still change");
                 assert_eq!(Seal::decode(&seal.encode()).as_ref(), Ok(&seal));
                 self.sealed = Some(seal.clone());
-                Some(Input::SealSeen { seal })
+                vec![Input::SealSeen { seal }]
             }
             Output::Propose { record } => {
                 assert_eq!((record.base, record.generation), (0, 1));
                 let encoded = record.encode();
                 assert!(encoded.len() <= store::limits::VALUE_LEN_BYTES_MAX, "the store would refuse it");
                 assert_eq!(GenerationRecord::decode(&encoded).as_ref(), Ok(&record));
-                Some(Input::GenerationSeen { record })
+                vec![Input::GenerationSeen { record }]
             }
-            Output::WatchSeals { .. } => None,
-            Output::Write { .. } | Output::Withdraw { .. } => panic!("a target writes nothing: {output:?}"),
+            Output::WatchSeals { .. } => Vec::new(),
+            Output::Compare { .. } | Output::Write { .. } | Output::Withdraw { .. } => {
+                panic!("a target writes nothing: {output:?}")
+            }
         }
     }
 
-    fn allocate(&mut self, items: &[(ItemId, u64)]) -> Input {
+    fn allocate(&mut self, items: &[(ItemId, u64)]) -> Vec<Input> {
         assert!(!self.fenced, "no memory is granted behind the fence");
         if !self.allocates {
-            return Input::AllocationFailed { reason: String::new() };
+            return vec![Input::AllocationFailed { reason: String::new() }];
         }
         let grant = |&(id, len_bytes): &(ItemId, u64)| {
             self.granted_bytes += len_bytes;
@@ -126,7 +135,13 @@ impl Target {
         };
         let grants = items.iter().map(grant).collect();
         assert!(self.granted_bytes <= MEMORY_BYTES, "an offer got more memory than there is");
-        Input::Allocated { grants }
+        let part = |&(id, len_bytes): &(ItemId, u64)| {
+            let mut landed = Landed::default();
+            landed.insert(0..len_bytes.div_ceil(2), 7);
+            (id, landed)
+        };
+        let kept = self.keeps.then(|| Input::Kept { items: items.iter().map(part).collect() });
+        kept.into_iter().chain([Input::Allocated { grants }]).collect()
     }
 
     fn check(&self, event: &Event) {

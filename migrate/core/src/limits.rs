@@ -60,6 +60,10 @@ pub const WINDOW_ITEMS_MAX: usize = 64;
 /// How often one item is sent before it is given up. The transport has retried each chunk by then.
 pub const SENDS_PER_ITEM_MAX: u32 = 8;
 
+/// Most ranges that one message says a target has kept of an earlier attempt, of all its items: two thirds of a message, and
+/// far more than what an attempt leaves in pieces. What isn't said is sent again.
+pub const KEPT_RANGES_MAX: usize = 32_768;
+
 /// How far the measured rate must move, in quarters of the rate planned with, before a plan is made anew.
 pub const REPLAN_RATE_QUARTERS: u64 = 1;
 

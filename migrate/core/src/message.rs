@@ -6,6 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
+use xfer_transport_core::landed::Landed;
 use xfer_transport_core::{PeerId, RemoteRegion};
 
 use crate::item::{Item, ItemId};
@@ -44,6 +45,13 @@ pub struct Message {
 pub enum Body {
     /// Takes over, or takes over more.
     Offer(Offer),
+    /// What a target has of its own items from an earlier attempt, verified as it landed then. It comes before the grants that
+    /// name this very memory, which the source can write without it: a target that has nothing says nothing, and a source that
+    /// doesn't know this message sends everything.
+    Kept {
+        /// Which ranges of which items, with checksums.
+        items: Vec<(ItemId, Landed)>,
+    },
     /// Memory for a target's own items of one offer.
     Grants {
         /// Which offer it answers.
@@ -100,6 +108,7 @@ impl Body {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Offer(_) => "offer",
+            Self::Kept { .. } => "kept",
             Self::Grants { .. } => "grants",
             Self::Refuse { .. } => "refuse",
             Self::Sent { .. } => "sent",

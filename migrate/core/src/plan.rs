@@ -93,7 +93,7 @@ pub struct PlanRow {
     pub name: Arc<str>,
     /// What kind of thing it is.
     pub class: ItemClass,
-    /// Its length in bytes.
+    /// How many bytes of it are to be sent: its length, less what its target has of it.
     pub bytes: u64,
     /// What having it saves: none where only the bytes will do.
     pub saves: Option<Duration>,
@@ -110,6 +110,13 @@ pub struct Arrival {
     pub latest: Duration,
 }
 
+/// An item, and what it weighs on the link.
+#[derive(Debug, Clone, Copy)]
+struct Load<'a> {
+    item: &'a Item,
+    bytes: u64,
+}
+
 impl Plan {
     /// Plans all of `manifest`.
     pub fn new(manifest: &Manifest, budget: &Budget, policy: PlanPolicy) -> Self {
@@ -123,11 +130,11 @@ impl Plan {
     }
 
     /// The plan that sends `sent` and leaves out `kept`.
-    fn of(sent: &[&Item], kept: &[&Item], budget: &Budget, bytes_ahead: u64, choice: &Choice) -> Self {
-        let irreplaceable = sent.iter().filter(|item| item.cost.is_irreplaceable());
-        let needed_bytes = irreplaceable.fold(bytes_ahead, |sum, item| sum.saturating_add(item.bytes));
+    fn of(sent: &[Load<'_>], kept: &[Load<'_>], budget: &Budget, bytes_ahead: u64, choice: &Choice) -> Self {
+        let irreplaceable = sent.iter().filter(|load| load.item.cost.is_irreplaceable());
+        let needed_bytes = irreplaceable.fold(bytes_ahead, |sum, load| sum.saturating_add(load.bytes));
         let needed = time_for(needed_bytes, budget.rate_middle());
-        let ids = |items: &[&Item]| items.iter().map(|item| item.id).collect();
+        let ids = |loads: &[Load<'_>]| loads.iter().map(|load| load.item.id).collect();
         Self {
             order: ids(sent),
             recompute: ids(kept),
@@ -141,15 +148,15 @@ impl Plan {
     }
 }
 
-fn verdict(sent: &[&Item], recompute: &[&Item], budget: &Budget, bytes_ahead: u64) -> Verdict {
+fn verdict(sent: &[Load<'_>], recompute: &[Load<'_>], budget: &Budget, bytes_ahead: u64) -> Verdict {
     let window_bytes = budget.bytes_low();
     let mut arrived_bytes = bytes_ahead;
     let mut needed_bytes = bytes_ahead;
     let mut lost = 0;
-    let mut shed: Vec<&Item> =
-        recompute.iter().copied().filter(|item| item.cost.time() > Some(Duration::ZERO)).collect();
-    for item in sent {
-        arrived_bytes = arrived_bytes.saturating_add(item.bytes);
+    let left_out = recompute.iter().map(|load| load.item);
+    let mut shed: Vec<&Item> = left_out.filter(|item| item.cost.time() > Some(Duration::ZERO)).collect();
+    for Load { item, bytes } in sent {
+        arrived_bytes = arrived_bytes.saturating_add(*bytes);
         let late = arrived_bytes > window_bytes;
         if item.cost.is_irreplaceable() {
             needed_bytes = arrived_bytes;
@@ -168,22 +175,22 @@ fn verdict(sent: &[&Item], recompute: &[&Item], budget: &Budget, bytes_ahead: u6
     Verdict::Fits { spare: budget.window().saturating_sub(time_for(arrived_bytes, budget.rate.low)) }
 }
 
-fn rows(sent: &[&Item], recompute: &[&Item], budget: &Budget, bytes_ahead: u64) -> Vec<PlanRow> {
-    let row = |item: &Item, arrives| PlanRow {
+fn rows(sent: &[Load<'_>], recompute: &[Load<'_>], budget: &Budget, bytes_ahead: u64) -> Vec<PlanRow> {
+    let row = |Load { item, bytes }: &Load<'_>, arrives| PlanRow {
         id: item.id,
         name: Arc::clone(&item.name),
         class: item.class,
-        bytes: item.bytes,
+        bytes: *bytes,
         saves: item.cost.time(),
         arrives,
     };
     let mut bytes = bytes_ahead;
-    let arriving = sent.iter().map(|item| {
-        bytes = bytes.saturating_add(item.bytes);
+    let arriving = sent.iter().map(|load| {
+        bytes = bytes.saturating_add(load.bytes);
         let (soonest, latest) = (time_for(bytes, budget.rate.high), time_for(bytes, budget.rate.low));
-        row(item, Some(Arrival { soonest, latest }))
+        row(load, Some(Arrival { soonest, latest }))
     });
-    arriving.chain(recompute.iter().map(|item| row(item, None))).collect()
+    arriving.chain(recompute.iter().map(|load| row(load, None))).collect()
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -19,6 +19,8 @@ xfer_transport_core::bugs! {
         ListenToStrangers,
         /// An item counts as landed whatever its digest is.
         LandUnverified,
+        /// The source takes for true what a target says that it has kept.
+        BelieveKept,
         /// The source says that its targets have everything.
         SourceCommits,
         /// What is worth least leaves first.

@@ -9,9 +9,9 @@
 //!  source                          target                              store
 //!    | Offer 0, 1, ..                |                                    |
 //!    |------------------------------>| Allocate                           |
-//!    |                        Grants |                                    |
+//!    |                  Kept, Grants |                                    |
 //!    |<------------------------------|                                    |
-//!    | Write .. Sent                 |                                    |
+//!    | Compare, Write .. Sent        |                                    |
 //!    |------------------------------>| Verify                             |
 //!    |             Landed or Damaged |                                    |
 //!    |<------------------------------|                                    |
@@ -36,6 +36,7 @@ mod state;
 mod target;
 
 use bytes::Bytes;
+use xfer_transport_core::landed::Landed;
 use xfer_transport_core::{Deadline, PeerId, RateInterval, RemoteRegion};
 
 use crate::generation::GenerationRecord;
@@ -118,7 +119,21 @@ pub enum Input {
         reason: String,
     },
 
+    /// The answer to [`Output::Compare`].
+    Compared {
+        /// The item.
+        item: ItemId,
+        /// What of it is at its target: those of the ranges that were asked about whose checksums are those of the bytes here.
+        there: Landed,
+    },
+
     // At a target.
+    /// What is there of items whose memory is being allocated, verified as it landed in an earlier attempt. Comes before the
+    /// answer to their [`Output::Allocate`], from which on the source may write there.
+    Kept {
+        /// Which ranges of which items, with checksums.
+        items: Vec<(ItemId, Landed)>,
+    },
     /// The answer to one [`Output::Allocate`]; these are answered in order.
     Allocated {
         /// Where each of its items goes. A grant is as long as its item.
@@ -162,6 +177,8 @@ impl Input {
             Self::Rate(_) => "rate",
             Self::Written { .. } => "written",
             Self::WriteFailed { .. } => "write failed",
+            Self::Compared { .. } => "compared",
+            Self::Kept { .. } => "kept",
             Self::Allocated { .. } => "allocated",
             Self::AllocationFailed { .. } => "allocation failed",
             Self::Verified { .. } => "verified",
@@ -181,7 +198,15 @@ pub enum Output {
         /// What.
         message: Message,
     },
-    /// Write all of an item into granted memory; answered by [`Input::Written`] or [`Input::WriteFailed`].
+    /// Compare what a target has kept of an item with the item's own bytes; answered by [`Input::Compared`]. There is one at a
+    /// time.
+    Compare {
+        /// The item.
+        item: ItemId,
+        /// What the target says that it has.
+        kept: Landed,
+    },
+    /// Write an item into granted memory; answered by [`Input::Written`] or [`Input::WriteFailed`].
     Write {
         /// The item.
         item: ItemId,
@@ -189,6 +214,8 @@ pub enum Output {
         to: u32,
         /// Where.
         remote: RemoteRegion,
+        /// What of it is there, and needs not be written. The checksum that is told in the end is over all of it.
+        there: Landed,
     },
     /// Cancel the write of an item, which is then answered as it ends.
     Withdraw {

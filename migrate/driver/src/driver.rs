@@ -10,20 +10,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use xfer_migrate_core::session::Input;
 use xfer_migrate_core::store::records::{GENERATION_KEY, room_key};
-use xfer_migrate_core::{Body, GenerationRecord, ItemId, Message, MigrationId, Seal};
+use xfer_migrate_core::{Body, GenerationKind, GenerationRecord, ItemId, Message, MigrationId, Seal};
 use xfer_plan::manifest::Prospect;
 use xfer_plan::{Choice, Handling, Mode, Progress};
-use xfer_transport::{Channel, Endpoint, Grant, Incoming as FromPeer, PeerEvent, Region, TransferError, Transferred};
+use xfer_transport::{Channel, Endpoint, Incoming as FromPeer, Landed, PeerEvent, TransferError, Transferred};
 use xfer_transport_core::{Deadline, PeerId, Time};
 
 use crate::generations;
+use crate::kept::Kept;
 use crate::migrations::{HandOverError, MigrationsConfig, OfferError, Outgoing, Shared, StartError};
 use crate::pause;
 use crate::rescue::{HandOver, Rescue};
 use crate::source::SourceRun;
 use crate::store::{Store, StoreError, Swap, Version};
 use crate::takeover::TakeOvers;
-use crate::target::TargetRun;
+use crate::target::{Allocated, TargetRun};
 use crate::trace::Ended;
 use crate::watch::{WATCH, look};
 use crate::worker::Worker;
@@ -88,11 +89,19 @@ pub(crate) enum Job {
         /// What reading it took.
         took: Duration,
     },
+    /// What a target has kept of an item was compared with its bytes here.
+    Found {
+        migration: MigrationId,
+        item: ItemId,
+        there: Landed,
+        /// What reading it took.
+        took: Duration,
+    },
     /// The notice for this process was taken back.
     Stay,
     Allocated {
         migration: MigrationId,
-        memory: Result<Vec<(ItemId, Region, Grant)>, String>,
+        memory: Result<Vec<Allocated>, String>,
     },
     Verified {
         migration: MigrationId,
@@ -146,6 +155,8 @@ struct Driver {
     leaving: Option<Deadline>,
     source: Option<SourceRun>,
     targets: HashMap<MigrationId, TargetRun>,
+    /// What ended migrations have left here.
+    kept: Kept,
 }
 
 /// Starts the threads of `shared`.
@@ -184,6 +195,7 @@ pub(crate) fn start(
         leaving: None,
         source: None,
         targets: HashMap::new(),
+        kept: Kept::default(),
     };
     thread::Builder::new().name("xfer-migrate".into()).spawn(move || driver.run(&queue))?;
     Ok(())
@@ -303,10 +315,15 @@ impl Driver {
         if let Some(source) = &mut self.source {
             source.turn(&self.context, now);
         }
+        self.kept.expire(now);
+        let all_bytes = self.taken_bytes();
         for target in self.targets.values_mut() {
-            target.turn(&self.context, now);
+            let others_bytes = all_bytes - target.memory_bytes();
+            target.turn(&self.context, &mut self.kept, others_bytes, now);
         }
-        self.targets.retain(|_, target| !target.is_over());
+        for (_, target) in self.targets.extract_if(|_, target| target.is_over()) {
+            target.leave(&mut self.kept, now);
+        }
     }
 
     fn handle(&mut self, job: Job) {
@@ -368,8 +385,17 @@ impl Driver {
                     source.rooms_are(rooms);
                 }
             }
+            Job::Found { migration, item, there, took } => {
+                if let Some(source) = self.source.as_mut().filter(|source| source.migration() == migration) {
+                    source.found(now, item, there, took);
+                }
+            }
             Job::Stay => self.leaving = None,
             Job::Allocated { migration, memory } => {
+                if memory.is_err() {
+                    // The system has none left: whoever asks next is to find some.
+                    self.kept.shrink_to(0);
+                }
                 self.with_target(migration, |target| target.allocated(now, memory));
             }
             Job::Verified { migration, item, crc32c, ok } => {
@@ -423,14 +449,19 @@ impl Driver {
                 Err(reason) => tracing::warn!(reason, "the store was not read again for an offer"),
             }
         }
-        let in_use: u64 = self.targets.values().map(TargetRun::memory_bytes).sum();
-        let available_bytes = self.context.memory_limit_bytes.saturating_sub(in_use);
+        // What is kept gives way, so it takes nothing from anybody.
+        let available_bytes = self.context.memory_limit_bytes.saturating_sub(self.taken_bytes());
         let mut run = TargetRun::new(&self.context, &shared, migration, self.generation.clone(), available_bytes, now);
         if let Some(deadline) = self.leaving {
             run.input(now, Input::Notice { deadline });
         }
         shared.state().incoming = Some(run.incoming());
         self.targets.insert(migration, run);
+    }
+
+    /// What migrations to this process take of its memory.
+    fn taken_bytes(&self) -> u64 {
+        self.targets.values().map(TargetRun::memory_bytes).sum()
     }
 
     fn hand_over(&mut self, now: Time, hand_over: HandOver, items: Vec<Rescue>) -> Result<Outgoing, HandOverError> {
@@ -474,6 +505,12 @@ impl Driver {
             if let Some(shared) = self.shared.upgrade() {
                 shared.state().generation = Some(record.clone());
             }
+        }
+        // A rank whose state has passed on, or that goes back to a checkpoint like all others, has nothing to come again with.
+        match (record.kind, record.source) {
+            (GenerationKind::Handoff, Some(source)) => self.kept.forget(source.rank),
+            (GenerationKind::Restore, _) => self.kept.shrink_to(0),
+            _ => {}
         }
         self.tell_all(now, &Input::GenerationSeen { record });
     }

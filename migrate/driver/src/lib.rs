@@ -15,6 +15,7 @@ mod bell;
 mod driver;
 mod forecast;
 mod generations;
+mod kept;
 mod migrations;
 mod outcome;
 mod pause;

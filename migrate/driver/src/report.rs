@@ -51,6 +51,8 @@ pub struct Report {
     pub measured_parts_s: Vec<(&'static str, f64)>,
     /// Bytes by the backend that carried them.
     pub path: BTreeMap<String, u64>,
+    /// Bytes of what moved that were there from an earlier attempt, and not sent again.
+    pub kept_bytes: u64,
     /// Chunks that had to be sent twice.
     pub retried_chunks: u64,
     /// Phases in seconds, in order: name and how long it took.
@@ -103,6 +105,7 @@ impl Report {
             "resume_parts_s": named(&self.resume_parts_s),
             "measured_parts_s": named(&self.measured_parts_s),
             "path": self.path,
+            "kept_bytes": self.kept_bytes,
             "retried_chunks": self.retried_chunks,
             "phases_s": named(&self.phases_s),
         })
@@ -125,6 +128,9 @@ impl fmt::Display for Report {
         )?;
         for (path, bytes) in &self.path {
             write!(f, ", {:.1} MB over {path}", *bytes as f64 / 1e6)?;
+        }
+        if self.kept_bytes > 0 {
+            write!(f, ", {:.1} MB were there", self.kept_bytes as f64 / 1e6)?;
         }
         if let Some(generation) = self.generation {
             write!(f, ", generation {generation}")?;

@@ -1,6 +1,7 @@
 //! One migration from this process: its session, its memory and its writes.
 
 mod outlook;
+mod rest;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, mpsc};
@@ -10,8 +11,8 @@ use bytes::Bytes;
 
 use xfer_migrate_core::session::{Event, Input, Output, SourceConfig, SourceConfigError, SourceSession, SourceState};
 use xfer_migrate_core::{GenerationRecord, GroupId, Item, ItemId, MigrationId, PlanPolicy, RecomputeCost};
-use xfer_transport::{Region, TransferError, TransferHandle, Transferred};
-use xfer_transport_core::{Deadline, Lane, Measured, PeerId, RateInterval, RemoteRegion, Time};
+use xfer_transport::{Landed, Region, TransferError, TransferHandle, Transferred};
+use xfer_transport_core::{Deadline, Measured, PeerId, RateInterval, RemoteRegion, Time};
 
 use self::outlook::{measured, rate};
 use crate::driver::{Context, Job};
@@ -36,7 +37,8 @@ pub(crate) struct SourceRun {
     names: HashMap<String, ItemId>,
     groups: HashMap<String, GroupId>,
     items: HashMap<ItemId, (Item, Region)>,
-    writes: HashMap<ItemId, TransferHandle>,
+    /// The transfers of each item that is written.
+    writes: HashMap<ItemId, Vec<TransferHandle>>,
     told: Option<RateInterval>,
     /// When the latest plan was made.
     planned: Option<Time>,
@@ -333,12 +335,13 @@ impl SourceRun {
                     self.input(now, Input::PeerGone { peer, reason: "it is not connected".into() });
                 }
             },
-            Output::Write { item, to, remote } => self.write(context, now, item, to, remote),
+            Output::Compare { item, kept } => self.compare(context, item, kept),
+            Output::Write { item, to, remote, there } => self.write(context, now, item, (to, remote, there)),
             Output::Withdraw { item } => {
-                if let Some(write) = self.writes.get(&item).cloned() {
+                if let Some(writes) = self.writes.get(&item).cloned() {
                     // The fence takes a round trip; how it ends is told by the write's own end.
                     let cancel = move || {
-                        drop(write.cancel());
+                        writes.iter().for_each(|write| drop(write.cancel()));
                         None
                     };
                     context.memory_worker.run(cancel, |_| None);
@@ -353,7 +356,7 @@ impl SourceRun {
         }
     }
 
-    fn write(&mut self, context: &Context, now: Time, item: ItemId, to: u32, remote: RemoteRegion) {
+    fn write(&mut self, context: &Context, now: Time, item: ItemId, (to, remote, there): (u32, RemoteRegion, Landed)) {
         let (Some(peer), Some((about, region))) = (context.endpoint.peer(to), self.items.get(&item)) else {
             self.input(now, Input::WriteFailed { item, retry: false, reason: format!("rank {to} is not connected") });
             return;
@@ -367,17 +370,36 @@ impl SourceRun {
             name: about.name.to_string(),
             class: about.class.name(),
             to,
-            bytes: about.bytes,
+            bytes: about.bytes - there.bytes(),
             left: Some(now),
             landed: None,
         });
-        let write = context.endpoint.write(peer, region.all(), remote.all(), Lane::Rescue, Some(self.deadline));
-        self.writes.insert(item, write.clone());
         let (jobs, migration): (mpsc::Sender<Job>, _) = (context.jobs.clone(), self.migration);
-        write.on_done(Box::new(move |result| {
+        let done = move |result| {
             // A driver that has ended waits for no write.
-            let _ = jobs.send(Job::Written { migration, item, result: result.clone() });
-        }));
+            let _ = jobs.send(Job::Written { migration, item, result });
+        };
+        let writes = rest::write(&context.endpoint, peer, (region, remote, &there), self.deadline, Box::new(done));
+        self.writes.insert(item, writes);
+    }
+
+    /// Reads what a target says that it has of an item.
+    fn compare(&mut self, context: &Context, item: ItemId, kept: Landed) {
+        let (migration, endpoint) = (self.migration, context.endpoint.clone());
+        let region = self.items.get(&item).map(|(_, region)| region.clone());
+        let compare = move || {
+            let began = endpoint.now();
+            let there = region.map(|region| region.all().matching(&kept, 0)).unwrap_or_default();
+            Some(Job::Found { migration, item, there, took: endpoint.now().since(began) })
+        };
+        let nothing = move |_| Some(Job::Found { migration, item, there: Landed::default(), took: Duration::ZERO });
+        context.memory_worker.run(compare, nothing);
+    }
+
+    /// So much of an item is at its target.
+    pub(crate) fn found(&mut self, now: Time, item: ItemId, there: Landed, took: Duration) {
+        self.pace.digested(there.bytes(), took);
+        self.input(now, Input::Compared { item, there });
     }
 
     fn note(&mut self, now: Time, event: Event) {
@@ -401,10 +423,12 @@ impl SourceRun {
                     self.pace.answered(now.since(told_at));
                 }
                 self.under_way.remove(&item);
-                if let Some((about, _)) = self.items.get(&item) {
+                // What was there has not come over the link.
+                let came = self.session.missing_bytes(item).filter(|bytes| *bytes > 0);
+                if let Some(((about, _), bytes)) = self.items.get(&item).zip(came) {
                     let target = |other: &ItemId| self.items.get(other).map(|(item, _)| item.target);
                     let more = self.under_way.iter().any(|other| target(other) == Some(about.target));
-                    self.pace.landed(about.target, about.bytes, now, (!self.under_way.is_empty(), more));
+                    self.pace.landed(about.target, bytes, now, (!self.under_way.is_empty(), more));
                 }
                 self.ends.landed = Some(now);
                 self.count(now, item);
@@ -449,7 +473,10 @@ impl SourceRun {
         if let Some(trip) = self.trip_of.get(&item) {
             self.trips[*trip].landed = Some(now);
         }
-        lock(&self.outgoing.view).report.order.push(about.name.to_string());
+        let kept_bytes = about.bytes - self.session.missing_bytes(item).unwrap_or(about.bytes);
+        let report = &mut lock(&self.outgoing.view).report;
+        report.order.push(about.name.to_string());
+        report.kept_bytes += kept_bytes;
     }
 
     fn name(&self, id: ItemId) -> String {

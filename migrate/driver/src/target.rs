@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use xfer_migrate_core::session::{Event, Input, Output, TargetConfig, TargetSession};
-use xfer_migrate_core::{GenerationRecord, ItemId, MigrationId, Seal};
-use xfer_transport::{Endpoint, Grant, Region};
+use xfer_migrate_core::{GenerationKind, GenerationRecord, Item, ItemId, MigrationId, Seal};
+use xfer_transport::{Endpoint, Grant, Landed, Region};
 use xfer_transport_core::{PeerId, Time};
 
 use crate::driver::{Context, Job};
+use crate::kept::{Kept, KeptItem};
 use crate::migrations::{Incoming, Shared, View, lock};
 use crate::outcome::{MigrationError, Outcome};
 use crate::pause;
@@ -25,9 +26,15 @@ pub(crate) struct TargetRun {
     session: TargetSession,
     incoming: Incoming,
     memory: HashMap<ItemId, Region>,
+    /// What was asked for, for items that landed or may land.
+    asked_bytes: u64,
     /// What the source may still write into; emptied by the fence.
     grants: HashMap<ItemId, Grant>,
     fenced: bool,
+    /// How many bytes of an item came from the source, by the time it was compared.
+    received: HashMap<ItemId, u64>,
+    /// Whether it ended in such a way that its source may try again, with the same items.
+    may_come_again: bool,
     moved: BTreeMap<&'static str, Moved>,
     timeline: Timeline,
     trips: Vec<Trip>,
@@ -53,8 +60,11 @@ impl TargetRun {
             session: TargetSession::new(config),
             incoming: Incoming { source: migration.source.rank, view, bell: Arc::clone(&shared.bell) },
             memory: HashMap::new(),
+            asked_bytes: 0,
             grants: HashMap::new(),
             fenced: false,
+            received: HashMap::new(),
+            may_come_again: false,
             moved: BTreeMap::new(),
             timeline: Timeline::new(now),
             trips: Vec::new(),
@@ -75,9 +85,23 @@ impl TargetRun {
         self.session.poll_timeout()
     }
 
-    /// What it holds for items that landed or may land.
+    /// What it takes for items that landed or may land.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        self.memory.values().map(Region::len_bytes).sum()
+        self.asked_bytes
+    }
+
+    /// Gives what has landed to `kept`, if its source may come again with it.
+    pub(crate) fn leave(mut self, kept: &mut Kept, now: Time) {
+        // Mostly the fence has ended them.
+        self.grants.clear();
+        if !self.may_come_again {
+            return;
+        }
+        let items = self.session.manifest().items().iter();
+        let memory = &mut self.memory;
+        let items = items.filter_map(|item| Some((item.clone(), memory.remove(&item.id)?)));
+        let until = self.session.deadline().0;
+        kept.keep(self.migration.source.rank, items, &self.incoming.view, (now, until));
     }
 
     pub(crate) fn input(&mut self, now: Time, input: Input) {
@@ -86,16 +110,21 @@ impl TargetRun {
         }
     }
 
-    pub(crate) fn allocated(&mut self, now: Time, memory: Result<Vec<(ItemId, Region, Grant)>, String>) {
+    pub(crate) fn allocated(&mut self, now: Time, memory: Result<Vec<Allocated>, String>) {
         match memory {
             Ok(memory) => {
-                let grants = memory.iter().map(|(item, _, grant)| (*item, grant.remote())).collect();
+                let grants = memory.iter().map(|of| (of.item, of.grant.remote())).collect();
+                let there = memory.iter().filter(|of| !of.landed.is_empty());
+                let items: Vec<_> = there.map(|of| (of.item, of.landed.clone())).collect();
                 // After the fence nothing may be granted any more: then these grants end here, before anybody heard of them.
                 if !self.fenced {
-                    for (item, region, grant) in memory {
+                    for Allocated { item, region, grant, .. } in memory {
                         self.memory.insert(item, region);
                         self.grants.insert(item, grant);
                     }
+                }
+                if !items.is_empty() {
+                    self.input(now, Input::Kept { items });
                 }
                 self.input(now, Input::Allocated { grants });
             }
@@ -108,15 +137,20 @@ impl TargetRun {
         self.input(now, Input::Verified { item, crc32c, ok });
     }
 
-    /// Lets time pass, and does what the session says until it says nothing more.
-    pub(crate) fn turn(&mut self, context: &Context, now: Time) {
+    /// Lets time pass, and does what the session says until it says nothing more. `kept` and other migrations, which take
+    /// `others_bytes`, share this process's memory with it.
+    pub(crate) fn turn(&mut self, context: &Context, kept: &mut Kept, others_bytes: u64, now: Time) {
         if self.session.poll_timeout().is_some_and(|at| at <= now) {
             self.session.handle_timeout(now);
         }
         while let Some(output) = self.session.poll_output(now) {
-            self.perform(context, now, output);
+            self.perform(context, kept, others_bytes, now, output);
         }
         while let Some(event) = self.session.poll_event() {
+            // What was not offered to this process by now isn't wanted from it any more.
+            if event == Event::Cut {
+                kept.forget(self.migration.source.rank);
+            }
             self.note(now, event);
         }
         let mut view = lock(&self.incoming.view);
@@ -137,7 +171,7 @@ impl TargetRun {
         Trace { source: self.migration.source.rank, phases: self.timeline.phases(), trips: self.trips.clone() }
     }
 
-    fn perform(&mut self, context: &Context, now: Time, output: Output) {
+    fn perform(&mut self, context: &Context, kept: &mut Kept, others_bytes: u64, now: Time, output: Output) {
         let migration = self.migration;
         let rank = context.endpoint.id().rank;
         match output {
@@ -148,10 +182,15 @@ impl TargetRun {
                 }
             }
             Output::Allocate { items } => {
+                self.asked_bytes += items.iter().map(|(_, bytes)| bytes).sum::<u64>();
+                let wanted = self.wanted(items, kept);
+                let spare_bytes =
+                    context.memory_limit_bytes.saturating_sub(others_bytes).saturating_sub(self.asked_bytes);
+                kept.shrink_to(spare_bytes);
                 let endpoint = context.endpoint.clone();
                 let allocate = move || {
                     pause::at("register", rank);
-                    Some(Job::Allocated { migration, memory: allocate(&endpoint, migration.source, items) })
+                    Some(Job::Allocated { migration, memory: allocate(&endpoint, migration.source, wanted) })
                 };
                 context
                     .memory_worker
@@ -159,6 +198,9 @@ impl TargetRun {
             }
             Output::Verify { item, crc32c } => {
                 let region = self.memory.get(&item).cloned();
+                if let Some(grant) = self.grants.get(&item) {
+                    self.received.insert(item, grant.received());
+                }
                 let verified = move |ok| Some(Job::Verified { migration, item, crc32c, ok });
                 let verify = move || {
                     pause::at("verify", rank);
@@ -191,10 +233,20 @@ impl TargetRun {
                 }
             }
             Output::Propose { record } => context.propose(record),
-            Output::Write { .. } | Output::Withdraw { .. } => {
+            Output::Compare { .. } | Output::Write { .. } | Output::Withdraw { .. } => {
                 tracing::error!(?output, "a target was told to act as a source");
             }
         }
+    }
+
+    /// What is kept of each item, which is this migration's from now on.
+    fn wanted(&self, items: Vec<(ItemId, u64)>, kept: &mut Kept) -> Vec<Wanted> {
+        let manifest = self.session.manifest();
+        let mut kept_of = |item: &Item| {
+            let found = kept.take(self.migration.source.rank, item)?;
+            Some((Arc::clone(&item.name), found))
+        };
+        items.into_iter().map(|(id, bytes)| (id, bytes, manifest.get(id).and_then(&mut kept_of))).collect()
     }
 
     fn watch_seal(&mut self, context: &Context, now: Time, key: String) {
@@ -230,6 +282,8 @@ impl TargetRun {
                 let moved = self.moved.entry(about.class.name()).or_default();
                 moved.items += 1;
                 moved.bytes += about.bytes;
+                let received = self.received.get(&item).copied().unwrap_or(about.bytes);
+                let kept_bytes = about.bytes.saturating_sub(received);
                 self.trips.push(Trip {
                     name: about.name.to_string(),
                     class: about.class.name(),
@@ -240,6 +294,7 @@ impl TargetRun {
                 });
                 let mut view = lock(&self.incoming.view);
                 view.report.order.push(about.name.to_string());
+                view.report.kept_bytes += kept_bytes;
                 if let Some(region) = self.memory.get(&item) {
                     view.landed.insert(about.name.to_string(), region.clone());
                 }
@@ -251,16 +306,19 @@ impl TargetRun {
             }
             Event::Committed { record } | Event::Restored { record } | Event::Withdrawn { record } => {
                 self.timeline.end("decision", now);
+                self.may_come_again = record.kind == GenerationKind::Withdrawn;
                 let manifest = self.session.manifest();
                 let name = |id| manifest.get(id).map_or_else(|| id.to_string(), |item| item.name.to_string());
                 let outcome = Outcome::new(&record, self.migration.source.rank, name);
                 self.end(outcome.ok_or_else(|| self.abandoned("the store went back to its first generation")));
             }
             Event::Superseded { record } => {
+                self.may_come_again = record.kind != GenerationKind::Restore;
                 self.end(Err(self.abandoned(&format!("generation {} came first", record.generation))));
             }
             Event::Refused { by, reason } => {
                 let source_rank = self.migration.source.rank;
+                self.may_come_again = true;
                 self.end(Err(MigrationError::Refused { source_rank, by, reason }));
             }
             // Not over: a generation that is seen later still counts.
@@ -286,18 +344,29 @@ impl TargetRun {
     }
 }
 
-/// Memory for each item, granted to the source. The source waits for it, so its pages come as its bytes do.
-fn allocate(
-    endpoint: &Endpoint,
-    source: PeerId,
-    items: Vec<(ItemId, u64)>,
-) -> Result<Vec<(ItemId, Region, Grant)>, String> {
-    let allocate = |(item, len_bytes)| {
-        let region = Region::reserve(len_bytes).map_err(|error| error.to_string())?;
+/// An item that is to land, its length, and what is kept of it.
+type Wanted = (ItemId, u64, Option<(Arc<str>, KeptItem)>);
+
+/// Memory that was granted for an item, and what of it is there already.
+pub(crate) struct Allocated {
+    item: ItemId,
+    region: Region,
+    grant: Grant,
+    landed: Landed,
+}
+
+/// Memory for each item, granted to the source: what an earlier attempt has left, or new memory. The source waits for it, so its pages
+/// come as its bytes do.
+fn allocate(endpoint: &Endpoint, source: PeerId, wanted: Vec<Wanted>) -> Result<Vec<Allocated>, String> {
+    let allocate = |(item, len_bytes, kept): Wanted| {
+        let (region, landed) = match kept.and_then(|(name, kept)| kept.claim(&name)) {
+            Some(claimed) => claimed,
+            None => (Region::reserve(len_bytes).map_err(|error| error.to_string())?, Landed::default()),
+        };
         let grant = endpoint.grant(&region, source).map_err(|error| error.to_string())?;
-        Ok((item, region, grant))
+        Ok(Allocated { item, region, grant, landed })
     };
-    items.into_iter().map(allocate).collect()
+    wanted.into_iter().map(allocate).collect()
 }
 
 /// Creates the seal, or finds the one that an earlier call has created.

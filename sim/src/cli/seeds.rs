@@ -36,6 +36,8 @@ struct Sums {
     virtual_time: Duration,
     events: u64,
     followed_up: u64,
+    /// Seeds in which something was not sent again, and how many bytes that was.
+    kept: (u64, u64),
     kinds: std::collections::BTreeMap<&'static str, u64>,
 }
 
@@ -91,6 +93,10 @@ pub fn run(options: &Options) -> ExitCode {
         sums.events,
         sums.virtual_time.as_secs_f64() / 3600.0
     ));
+    let (kept, kept_bytes) = sums.kept;
+    say(&format!(
+        "in {kept} seeds a further attempt found {kept_bytes} bytes where they belong, and did not send them\n"
+    ));
     let per_s = options.count as f64 / seconds.max(1e-9);
     let broken = sums.broken.len();
     say(&format!("{} seeds, {broken} violations, {per_s:.0} seeds/s on {threads} threads\n", options.count));
@@ -105,6 +111,8 @@ fn add(sums: &Mutex<Sums>, seed: u64, outcome: Result<Outcome, String>) {
             sums.virtual_time += outcome.took;
             sums.events += outcome.events;
             sums.followed_up += u64::from(outcome.followed_up);
+            sums.kept.0 += u64::from(outcome.seen.kept_bytes > 0);
+            sums.kept.1 += outcome.seen.kept_bytes;
             for record in &outcome.history[1..] {
                 *sums.kinds.entry(record.kind.name()).or_default() += 1;
             }

@@ -177,6 +177,7 @@ impl Endpoint {
                 match look_up(self.grants.get(&RegionId(header.region)), peer.identity.id, header) {
                     Ok(grant) => {
                         wanted = true;
+                        out.memory.landing(grant.memory, &extent(header.offset, header.len_bytes));
                         link.slot = Some(Slot {
                             transfer: Transfer { from: peer.identity.id, session: peer.identity.session, id: transfer },
                             region: RegionId(header.region),
@@ -237,6 +238,9 @@ impl Endpoint {
                 peer.path.reply(&LinkMessage::Damaged { transfer, offset });
             }
         } else if peer.inbound.applied(id, &claim, chunk.crc32c) {
+            if let Some(slot) = slot {
+                out.memory.has_landed(slot.memory, extent(slot.offset, chunk.at as u32), chunk.crc32c);
+            }
             peer.path.acknowledge(Ack { transfer, offset, crc32c: chunk.crc32c });
             out.reach(Step::Bulk, self.id);
         }
@@ -250,6 +254,11 @@ fn look_up(grant: Option<&Grant>, peer: xfer_transport_core::PeerId, header: &Fr
         return Err(Refusal::OutOfBounds);
     }
     Ok(*grant)
+}
+
+/// Which bytes of a region a chunk has.
+fn extent(offset: u64, len_bytes: u32) -> std::ops::Range<u64> {
+    offset..offset + u64::from(len_bytes)
 }
 
 fn is_new(arrival: Arrival) -> Result<bool, Down> {

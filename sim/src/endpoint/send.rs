@@ -94,7 +94,7 @@ fn read_chunk(out: &mut Outside, peer: &Peer, chunk: &Chunk) -> Option<(FrameHea
         return None;
     };
     out.checks.source_read(&out.memory, written.source);
-    let payload = out.memory.copy(written.source, chunk.source_offset, chunk.len_bytes);
+    let payload = out.memory.copy(written.source, written.part.0 + chunk.source_offset, chunk.len_bytes);
     let header = chunk.header(crc32c(&payload));
     Some((header, payload))
 }

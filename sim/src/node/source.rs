@@ -6,8 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use xfer_migrate_core::session::{Event, Input, Output, SourceConfig, SourceSession, SourceState};
 use xfer_migrate_core::{Body, GenerationKind, Item, ItemId, Message, MigrationId};
+use xfer_transport_core::integrity;
+use xfer_transport_core::landed::Landed;
 use xfer_transport_core::path::Cause;
-use xfer_transport_core::{Deadline, Measured, PeerId, RateInterval, Time};
+use xfer_transport_core::{Deadline, Measured, PeerId, RateInterval, RemoteRegion, Time};
 
 use super::{Ending, Habits, Node, Work};
 use crate::client::Ask;
@@ -16,7 +18,7 @@ use crate::memory::MemoryId;
 use crate::outside::Outside;
 #[cfg(feature = "planted")]
 use crate::planted::sources_are_trusted;
-use crate::shard::item;
+use crate::shard::{item, item_name};
 use crate::step::Step;
 use crate::store::StoreHost;
 
@@ -43,7 +45,9 @@ pub struct SourceRun {
     moves: BTreeMap<String, u32>,
     items: BTreeMap<ItemId, (Item, MemoryId)>,
     names: BTreeMap<String, ItemId>,
-    writes: BTreeMap<ItemId, u64>,
+    writes: BTreeMap<ItemId, Writing>,
+    /// What targets had of items, where they have said so: nothing until that was compared.
+    found: BTreeMap<ItemId, Option<Landed>>,
     told: Option<RateInterval>,
     /// For the order of what leaves: which items have memory, which have left once, whose targets are gone.
     granted: BTreeSet<ItemId>,
@@ -52,7 +56,26 @@ pub struct SourceRun {
     over: bool,
 }
 
+/// One item's write: its gaps, one after the other.
+#[derive(Debug)]
+struct Writing {
+    /// The gap that is written now.
+    write: u64,
+    part: (u64, u64),
+    to: PeerId,
+    remote: RemoteRegion,
+    /// Gaps that are still to be written.
+    left: Vec<(u64, u64)>,
+    /// What is there, and what was written, with checksums.
+    there: Vec<(u64, u64, u32)>,
+    bytes: u64,
+}
+
 impl SourceRun {
+    fn is_writing(&self, item: ItemId, write: u64) -> bool {
+        self.writes.get(&item).is_some_and(|writing| writing.write == write)
+    }
+
     /// Whether a generation has ended it.
     pub fn is_over(&self) -> bool {
         self.over
@@ -115,6 +138,7 @@ impl Node {
             items: BTreeMap::new(),
             names: BTreeMap::new(),
             writes: BTreeMap::new(),
+            found: BTreeMap::new(),
             told: None,
             granted: BTreeSet::new(),
             left: BTreeSet::new(),
@@ -183,10 +207,25 @@ impl Node {
         self.tell_source(out, now, input);
     }
 
-    /// What is being sent, or is still to be sent, changes under the transport's hands.
+    /// What is being sent, or is still to be sent, changes under the transport's hands; or between two attempts, what was offered.
     pub fn change_source(&mut self, out: &mut Outside) {
+        if let Some(run) = self.source.as_ref().filter(|run| run.over && self.leaving.is_some()) {
+            let is_free = |memory: &MemoryId| {
+                let was_offered = run.items.values().any(|(_, offered)| offered == memory);
+                was_offered && !self.reading.values().any(|(_, read)| read == memory)
+            };
+            let mut parts = self.shards.iter().flat_map(|(name, shard)| {
+                shard.parts.iter().map(move |(part, memory)| (item_name(name, part.name), shard.version, *memory))
+            });
+            if let Some((name, version, memory)) = parts.find(|(.., memory)| is_free(memory)) {
+                let changed: Vec<u8> = out.memory.bytes(memory).iter().map(|byte| !byte).collect();
+                out.checks.changed_between((name, version), memory, &changed);
+                out.memory.overwrite(memory, changed);
+            }
+            return;
+        }
         let Some(run) = self.source.as_ref().filter(|run| !run.over) else { return };
-        let being_sent = run.writes.values().filter_map(|write| self.reading.get(write)).next();
+        let being_sent = run.writes.values().filter_map(|writing| self.reading.get(&writing.write)).next();
         let to_be_sent = || run.items.iter().find(|(item, _)| !run.left.contains(item));
         let item = being_sent.map(|(item, _)| *item).or_else(|| to_be_sent().map(|(item, _)| *item));
         let Some((item, memory)) = item.and_then(|item| run.items.get(&item)) else { return };
@@ -198,10 +237,18 @@ impl Node {
     pub(super) fn tell_source(&mut self, out: &mut Outside, now: Time, input: Input) {
         let Some(run) = self.source.as_mut().filter(|run| !run.over) else { return };
         match &input {
+            Input::Message { message: Message { migration, body: Body::Kept { items } }, .. }
+                if *migration == run.session.migration() =>
+            {
+                let news = items.iter().filter(|(item, _)| !run.granted.contains(item));
+                run.found.extend(news.map(|(item, _)| (*item, None)));
+            }
             Input::Message { message: Message { migration, body: Body::Grants { grants, .. } }, .. }
                 if *migration == run.session.migration() =>
             {
-                run.granted.extend(grants.iter().map(|(item, _)| *item));
+                // What is to be compared first can't leave yet.
+                let ready = grants.iter().filter(|(item, _)| run.found.get(item) != Some(&None));
+                run.granted.extend(ready.map(|(item, _)| *item));
             }
             Input::PeerGone { peer, .. } => _ = run.gone.insert(peer.rank),
             _ => {}
@@ -214,6 +261,13 @@ impl Node {
 
     pub(super) fn written(&mut self, out: &mut Outside, now: Time, write: u64, result: Result<u32, WriteFailure>) {
         let Some((item, memory)) = self.reading.get(&write).copied() else { return };
+        let result = match result {
+            Ok(crc32c) => match self.next_gap(out, item, memory, write, crc32c) {
+                Some(result) => result,
+                None => return,
+            },
+            Err(failure) => Err(failure),
+        };
         let failure = match result {
             // Each chunk was sound when it left. That all of them are of one moment shows when they are read again.
             Ok(crc32c) => return self.run(out, Work::Compare(write, memory, crc32c)),
@@ -222,18 +276,88 @@ impl Node {
         if failure.fenced {
             self.reading.remove(&write);
         }
-        let Some(run) = self.source.as_mut().filter(|run| run.writes.get(&item) == Some(&write)) else { return };
+        let Some(run) = self.source.as_mut().filter(|run| run.is_writing(item, write)) else { return };
         run.writes.remove(&item);
         let retry = matches!(failure.cause, Cause::Damaged { .. });
         self.tell_source(out, now, Input::WriteFailed { item, retry, reason: format!("{:?}", failure.cause) });
     }
 
+    /// Begins to write one gap of an item; its number, if it could begin.
+    fn begin_gap(
+        &mut self,
+        out: &mut Outside,
+        item: ItemId,
+        memory: MemoryId,
+        (to, remote, part): (PeerId, RemoteRegion, (u64, u64)),
+        deadline: Deadline,
+    ) -> Option<u64> {
+        self.next_write += 1;
+        let write = self.next_write;
+        out.note(self.id, "xfer", || format!("write {write}: item {item} to {to}, from {} to {}", part.0, part.1));
+        self.reading.insert(write, (item, memory));
+        let begun = self.endpoint.write(out, to, (memory, part), remote, Some(deadline), write);
+        if !begun {
+            self.reading.remove(&write);
+        }
+        begun.then_some(write)
+    }
+
+    /// A gap of an item was written: begins with the next one. With the last one, the checksum of the whole item; or why there
+    /// is no next one.
+    fn next_gap(
+        &mut self,
+        out: &mut Outside,
+        item: ItemId,
+        memory: MemoryId,
+        write: u64,
+        crc32c: u32,
+    ) -> Option<Result<u32, WriteFailure>> {
+        let run = self.source.as_mut().filter(|run| run.is_writing(item, write));
+        // The write of a migration that is over is compared, and counts for nothing.
+        let Some(run) = run else { return Some(Ok(crc32c)) };
+        let deadline = run.deadline;
+        let Some(writing) = run.writes.get_mut(&item) else { return Some(Ok(crc32c)) };
+        let (start, end) = writing.part;
+        writing.bytes += end - start;
+        writing.there.push((start, end, crc32c));
+        let Some(part) = writing.left.pop() else {
+            writing.there.sort_unstable();
+            let parts = writing.there.iter().map(|(start, end, crc32c)| (*crc32c, end - start));
+            return Some(Ok(integrity::combine(parts)));
+        };
+        let (to, remote) = (writing.to, writing.remote);
+        self.reading.remove(&write);
+        let next = self.begin_gap(out, item, memory, (to, remote, part), deadline);
+        let Some(next) = next else {
+            self.reading.insert(write, (item, memory));
+            return Some(Err(WriteFailure { cause: Cause::Gone, fenced: true }));
+        };
+        if let Some(writing) = self.source.as_mut().and_then(|run| run.writes.get_mut(&item)) {
+            (writing.write, writing.part) = (next, part);
+        }
+        None
+    }
+
+    /// An item was compared with what its target has kept.
+    pub(super) fn found(&mut self, out: &mut Outside, now: Time, migration: MigrationId, item: ItemId, there: Landed) {
+        let Some(run) = self.source.as_mut().filter(|run| run.session.migration() == migration) else { return };
+        let bytes = run.items.get(&item).map_or(0, |(item, _)| item.bytes);
+        run.granted.insert(item);
+        if there.whole(bytes).is_some() {
+            // It needs not leave.
+            run.left.insert(item);
+        }
+        out.checks.found(&there);
+        run.found.insert(item, Some(there.clone()));
+        self.tell_source(out, now, Input::Compared { item, there });
+    }
+
     /// What was written was compared with what is there now.
     pub(super) fn compared(&mut self, out: &mut Outside, now: Time, write: u64, crc32c: u32, unchanged: bool) {
-        let Some((item, memory)) = self.reading.remove(&write) else { return };
-        let Some(run) = self.source.as_mut().filter(|run| run.writes.get(&item) == Some(&write)) else { return };
-        run.writes.remove(&item);
-        out.checks.counted(self.id, out.memory.bytes(memory).len() as u64);
+        let Some((item, _)) = self.reading.remove(&write) else { return };
+        let Some(run) = self.source.as_mut().filter(|run| run.is_writing(item, write)) else { return };
+        let Some(writing) = run.writes.remove(&item) else { return };
+        out.checks.counted(self.id, writing.bytes);
         let input = if unchanged || sources_are_trusted() {
             Input::Written { item, crc32c }
         } else {
@@ -295,29 +419,42 @@ impl Node {
                     let _ = run.session.handle(now, Input::PeerGone { peer, reason: "it is not connected".into() });
                 }
             },
-            Output::Write { item, to, remote } => {
+            Output::Compare { item, kept } => {
+                if let Some((_, memory)) = run.items.get(&item) {
+                    self.run(out, Work::Find(run.session.migration(), item, *memory, kept));
+                }
+            }
+            Output::Write { item, to, remote, there } => {
                 self.check_order(out, run, now, item);
+                check_rest(out, run, item, &there);
                 run.left.insert(item);
                 let (Some(peer), Some((_, memory))) = (self.endpoint.peer(to), run.items.get(&item)) else {
                     let reason = format!("rank {to} is not connected");
                     let _ = run.session.handle(now, Input::WriteFailed { item, retry: false, reason });
                     return;
                 };
-                self.next_write += 1;
-                let write = self.next_write;
-                out.note(self.id, "xfer", || format!("write {write}: item {item} to {peer}"));
-                self.reading.insert(write, (item, *memory));
-                run.writes.insert(item, write);
-                if !self.endpoint.write(out, peer, *memory, remote, Some(run.deadline), write) {
-                    self.reading.remove(&write);
-                    run.writes.remove(&item);
-                    let _ = run
-                        .session
-                        .handle(now, Input::WriteFailed { item, retry: false, reason: "it can't begin".to_owned() });
+                let memory = *memory;
+                let mut left: Vec<(u64, u64)> =
+                    there.missing(0..remote.len_bytes).into_iter().map(|gap| (gap.start, gap.end)).collect();
+                left.reverse();
+                let Some(part) = left.pop() else {
+                    return out.checks.fail("P17", format!("item {item} is there, and is written"));
+                };
+                let there = there.ranges().map(|(range, crc32c)| (range.start, range.end, crc32c)).collect();
+                let write = self.begin_gap(out, item, memory, (peer, remote, part), run.deadline);
+                match write {
+                    Some(write) => {
+                        let writing = Writing { write, part, to: peer, remote, left, there, bytes: 0 };
+                        run.writes.insert(item, writing);
+                    }
+                    None => {
+                        let reason = "it can't begin".to_owned();
+                        let _ = run.session.handle(now, Input::WriteFailed { item, retry: false, reason });
+                    }
                 }
             }
             Output::Withdraw { item } => {
-                if let Some(write) = run.writes.get(&item).copied() {
+                if let Some(write) = run.writes.get(&item).map(|writing| writing.write) {
                     self.run(out, Work::Cancel(write));
                 }
             }
@@ -390,11 +527,21 @@ impl Node {
                 self.drop_shard(out, &shard);
             }
         } else {
-            // It stays, unharmed, and goes on with its training.
+            // It stays, unharmed, and goes on with its training; but not as long as it has to leave.
             for (name, shard) in &self.shards {
                 out.checks.unharmed(&out.memory, self.id, name, shard);
             }
-            self.train(out);
+            if self.leaving.is_none() {
+                self.train(out);
+            }
         }
+    }
+}
+
+/// What was found to be at its target is not sent again: an item leaves for the first time without it.
+fn check_rest(out: &mut Outside, run: &SourceRun, item: ItemId, there: &Landed) {
+    let found = run.found.get(&item).cloned().flatten().unwrap_or_default();
+    if !run.left.contains(&item) && found != *there {
+        out.checks.fail("P17", format!("{} bytes of item {item} are there, and are sent again", found.bytes()));
     }
 }

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use xfer_migrate_core::session::{Event, Input, Output, TargetConfig, TargetSession, TargetState};
 use xfer_migrate_core::{Body, GenerationKind, GenerationRecord, ItemId, MigrationId};
+use xfer_transport_core::landed::Landed;
 use xfer_transport_core::{RegionId, RemoteRegion, Time};
 
+use super::kept::give_back;
 use super::{Ending, Habits, Node, Work};
 use crate::client::Ask;
 use crate::memory::{MemoryId, Use};
@@ -20,6 +22,7 @@ pub struct TargetRun {
     /// The production session.
     pub session: TargetSession,
     memory: BTreeMap<ItemId, MemoryId>,
+    asked_bytes: u64,
     /// What the source may still write into.
     grants: BTreeMap<ItemId, RegionId>,
     fenced: bool,
@@ -36,15 +39,11 @@ impl TargetRun {
     pub(super) fn poll_timeout(&self) -> Option<Time> {
         self.session.poll_timeout()
     }
-
-    fn memory_bytes(&self, out: &Outside) -> u64 {
-        self.memory.values().map(|memory| out.memory.bytes(*memory).len() as u64).sum()
-    }
 }
 
 impl Node {
     pub(super) fn begin_target(&mut self, out: &mut Outside, habits: &Habits, migration: MigrationId) {
-        let in_use: u64 = self.targets.values().map(|run| run.memory_bytes(out)).sum();
+        let in_use: u64 = self.targets.values().map(|run| run.asked_bytes).sum();
         let all = habits.memory_bytes.get(&self.id.rank).copied().unwrap_or(u64::MAX);
         let config = TargetConfig {
             me: self.id,
@@ -59,6 +58,7 @@ impl Node {
         let run = TargetRun {
             session,
             memory: BTreeMap::new(),
+            asked_bytes: 0,
             grants: BTreeMap::new(),
             fenced: false,
             landed: BTreeSet::new(),
@@ -80,16 +80,19 @@ impl Node {
         out: &mut Outside,
         now: Time,
         migration: MigrationId,
-        memory: Option<Vec<(ItemId, MemoryId, RemoteRegion)>>,
+        memory: Option<Vec<(ItemId, MemoryId, RemoteRegion, Landed)>>,
     ) {
         let Some(memory) = memory else {
+            self.forget_kept(out, None);
             let reason = "out of memory".to_owned();
             self.tell_target(out, now, migration, Input::AllocationFailed { reason });
             return;
         };
-        let grants = memory.iter().map(|(item, _, remote)| (*item, *remote)).collect();
+        let grants = memory.iter().map(|(item, _, remote, _)| (*item, *remote)).collect();
+        let there = memory.iter().filter(|(.., landed)| !landed.is_empty());
+        let kept: Vec<_> = there.map(|(item, .., landed)| (*item, landed.clone())).collect();
         let fenced = self.targets.get(&migration).is_none_or(|run| run.fenced);
-        for (item, place, remote) in memory {
+        for (item, place, remote, _) in memory {
             if fenced {
                 // Nobody has heard of these grants.
                 self.endpoint.revoke(out, remote.id);
@@ -99,6 +102,9 @@ impl Node {
                 run.grants.insert(item, remote.id);
                 out.checks.placed(migration, item, place);
             }
+        }
+        if !kept.is_empty() {
+            self.tell_target(out, now, migration, Input::Kept { items: kept });
         }
         self.tell_target(out, now, migration, Input::Allocated { grants });
     }
@@ -116,7 +122,7 @@ impl Node {
             run.session.handle_timeout(now);
         }
         while let Some(output) = run.session.poll_output(now) {
-            self.perform_as_target(out, store, &mut run, output);
+            self.perform_as_target(out, store, habits, &mut run, output);
         }
         let mut over = None;
         while let Some(event) = run.session.poll_event() {
@@ -128,7 +134,14 @@ impl Node {
         }
     }
 
-    fn perform_as_target(&mut self, out: &mut Outside, store: &mut StoreHost, run: &mut TargetRun, output: Output) {
+    fn perform_as_target(
+        &mut self,
+        out: &mut Outside,
+        store: &mut StoreHost,
+        habits: &Habits,
+        run: &mut TargetRun,
+        output: Output,
+    ) {
         let migration = run.session.migration();
         match output {
             Output::Send { to, message } => {
@@ -141,7 +154,15 @@ impl Node {
             }
             Output::Allocate { items } => {
                 self.reach(out, Step::Register);
-                self.run(out, Work::Allocate(migration, items));
+                run.asked_bytes += items.iter().map(|(_, bytes)| bytes).sum::<u64>();
+                let mut wanted = Vec::new();
+                for (id, bytes) in items {
+                    let item = run.session.manifest().get(id);
+                    wanted.push((id, bytes, item.and_then(|item| self.take_kept(out, migration.source.rank, item))));
+                }
+                let others: u64 = self.targets.values().map(|run| run.asked_bytes).sum();
+                self.shrink_kept(out, habits, others + run.asked_bytes);
+                self.run(out, Work::Allocate(migration, wanted));
             }
             Output::Verify { item, crc32c } => {
                 self.reach(out, Step::Verify);
@@ -169,7 +190,7 @@ impl Node {
                 self.reach(out, Step::Commit);
                 self.clients.ask(out, store, Ask::Propose(Box::new(record)));
             }
-            Output::Write { .. } | Output::Withdraw { .. } => {
+            Output::Compare { .. } | Output::Write { .. } | Output::Withdraw { .. } => {
                 out.checks.fail("P4", "a target was told to act as a source".to_owned());
             }
         }
@@ -190,8 +211,11 @@ impl Node {
                 None
             }
             other => {
-                if let Event::Landed { item } = other {
-                    run.landed.insert(item);
+                match other {
+                    Event::Landed { item } => _ = run.landed.insert(item),
+                    // What was not offered to this process by now isn't wanted from it any more.
+                    Event::Cut => self.forget_kept(out, Some(run.session.migration().source.rank)),
+                    _ => {}
                 }
                 out.note(self.id, "event", || format!("{other:?}"));
                 None
@@ -205,6 +229,11 @@ impl Node {
         for region in std::mem::take(&mut run.grants).into_values() {
             self.endpoint.revoke(out, region);
         }
+        let may_come_again = match &ending {
+            Ending::Record(record) => record.kind == GenerationKind::Withdrawn,
+            Ending::Superseded | Ending::Refused(_) => true,
+            Ending::Failed(_) => false,
+        };
         let record = match &ending {
             Ending::Record(record) if record.kind != GenerationKind::Withdrawn => Some(record.clone()),
             _ => None,
@@ -213,12 +242,13 @@ impl Node {
         if let Some(record) = record {
             self.take_over(out, habits, &mut run, &record);
         }
-        for memory in run.memory.into_values() {
-            // What is still granted is being fenced just now.
-            if !matches!(out.memory.state(memory), Use::Granted(_)) {
-                out.memory.set_use(memory, Use::Free);
-            }
+        if may_come_again {
+            let mut memory = std::mem::take(&mut run.memory);
+            let items = run.session.manifest().items().iter();
+            let items = items.filter_map(|item| Some((item.clone(), memory.remove(&item.id)?)));
+            self.keep(out, migration.source.rank, items, run.session.deadline().0);
         }
+        run.memory.into_values().for_each(|memory| give_back(out, memory));
     }
 
     /// A byte changes by itself, of an item that has arrived and was not compared with its digest yet.

@@ -251,7 +251,7 @@ impl World {
         let grants: Vec<_> = self.out.checks.grants().collect();
         let others: Vec<PeerId> =
             (0..self.scenario.ranks).filter(|other| *other != rank).filter_map(|other| self.current(other)).collect();
-        let mine = self.out.memory.add(id, vec![0xee; 64], Use::Owned);
+        let mine = (self.out.memory.add(id, vec![0xee; 64], Use::Owned), (0, 64));
         for (region, memory) in grants {
             if matches!(self.out.memory.state(memory), Use::Granted(to) if to == id) {
                 continue;

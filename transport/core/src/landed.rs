@@ -17,7 +17,7 @@ use crate::limits::LANDED_RANGES_MAX;
 const RANGE_BYTES: usize = 20;
 
 /// What has landed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Landed {
     /// By where they start. They don't overlap.
     parts: BTreeMap<u64, Part>,
@@ -26,13 +26,13 @@ pub struct Landed {
     next: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Part {
     end: u64,
     crc32c: u32,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Open {
     id: u64,
     range: Range<u64>,
@@ -128,6 +128,19 @@ impl Landed {
         self.parts.iter().map(|(start, part)| part.end - start).sum()
     }
 
+    /// The checksum of the first `len_bytes` bytes, if they are what is there: all of them, and nothing else.
+    pub fn whole(&self, len_bytes: u64) -> Option<u32> {
+        let known = self.known();
+        let mut ranges = known.ranges();
+        let only = ranges.next().filter(|(range, _)| *range == (0..len_bytes));
+        only.filter(|_| ranges.next().is_none()).map(|(_, crc32c)| crc32c)
+    }
+
+    /// Whether nothing is known to be there.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
     /// What of `within` is not there, in order.
     pub fn missing(&self, within: Range<u64>) -> Vec<Range<u64>> {
         let mut at = within.start;
@@ -203,6 +216,18 @@ mod tests {
         assert_eq!(landed.missing(5..35), std::slice::from_ref(&(10..30)));
         assert_eq!(landed.missing(32..40), []);
         assert_eq!(landed.bytes(), 20);
+    }
+
+    #[test]
+    fn what_is_there_as_a_whole_has_a_checksum_and_nothing_less_has() {
+        let mut landed = Landed::default();
+        assert_eq!((landed.is_empty(), landed.whole(10)), (true, None));
+        landed.insert(0..4, crc32c(&[7; 4]));
+        landed.insert(6..10, crc32c(&[9; 4]));
+        assert_eq!((landed.is_empty(), landed.whole(10)), (false, None), "with a hole");
+        landed.insert(4..6, crc32c(&[8; 2]));
+        assert_eq!(landed.whole(10), Some(crc32c(&[7, 7, 7, 7, 8, 8, 9, 9, 9, 9])));
+        assert_eq!((landed.whole(9), landed.whole(11)), (None, None), "of another length");
     }
 
     #[test]

@@ -197,6 +197,11 @@ impl Region {
         self.0.shared.is_some()
     }
 
+    /// Whether nobody else has it: no clone, slice, grant or transfer of it is left.
+    pub fn is_held_once(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
     /// What tells it from all other regions, also from those that lie at its place later, and keeps it alive no longer.
     pub(crate) fn identity(&self) -> RegionIdentity {
         RegionIdentity(Arc::downgrade(&self.0))
@@ -489,7 +494,9 @@ mod tests {
         let (start, owner) = (bytes.as_mut_ptr(), (bytes, Arc::clone(&witness)));
         // SAFETY: the box is moved into the owner; its bytes stay where they are.
         let region = unsafe { Region::from_raw(start, 4, Box::new(owner)) }.expect("a region");
+        assert!(region.is_held_once());
         let tail = region.slice(2..4).expect("inside");
+        assert!(!region.is_held_once(), "a slice has it, too");
         drop(region);
         assert_eq!(tail.copy_to_vec(), [3, 4]);
         assert_eq!(Arc::strong_count(&witness), 2);

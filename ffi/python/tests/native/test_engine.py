@@ -174,7 +174,7 @@ def test_what_is_protected_leaves_with_the_notice_and_wakes_who_waits(engines: l
         assert engine.incoming() is None
     report = outgoing.report()
     assert (report["verdict"], report["generation"], report["moved_bytes"]) == ("handoff", 1, len(b"weightsgradientssaved"))
-    assert report["path"] == {"shm": report["moved_bytes"]}
+    assert report["path"] == {"shm": report["moved_bytes"]} and report["kept_bytes"] == 0
     assert set(report["order"]) == {"w", "g", "s"}
 
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use xfer_transport_core::landed::Landed;
+use xfer_transport_core::limits::LANDED_RANGES_MAX;
 use xfer_transport_core::{PeerId, Place, RegionId, RemoteRegion};
 
 use super::{Body, Cut, Message, MigrationId, Offer, Refusal};
@@ -24,6 +26,7 @@ const DAMAGED: u8 = 6;
 const CUT: u8 = 7;
 const FINISHED: u8 = 8;
 const DEADLINE: u8 = 9;
+const KEPT: u8 = 10;
 
 const OTHER_GENERATION: u8 = 1;
 const NOT_A_TARGET: u8 = 2;
@@ -44,6 +47,12 @@ const ITEM_LEN_BYTES_MIN: usize = 8 + 4 + 1 + 8 + 8 + 4 + 4 + 1;
 /// An item's id, its region's id and length, and the place.
 const GRANT_LEN_BYTES: usize = 8 + 8 + 8 + 1;
 
+/// An item's id, and the number of its ranges.
+const KEPT_LEN_BYTES_MIN: usize = 8 + 4;
+
+/// Where a range starts and ends, and its checksum.
+const RANGE_LEN_BYTES: usize = 8 + 8 + 4;
+
 impl Message {
     /// The message as bytes for a peer.
     pub fn encode(&self) -> Bytes {
@@ -54,6 +63,10 @@ impl Message {
             Body::Offer(offer) => {
                 writer.u8(OFFER);
                 write_offer(&mut writer, offer);
+            }
+            Body::Kept { items } => {
+                writer.u8(KEPT);
+                writer.list(items, write_kept);
             }
             Body::Grants { sequence, grants } => {
                 writer.u8(GRANTS);
@@ -111,6 +124,9 @@ impl Message {
         let migration = read_migration(&mut reader)?;
         let body = match reader.u8("the kind of message")? {
             OFFER => Body::Offer(read_offer(&mut reader)?),
+            KEPT => {
+                Body::Kept { items: reader.list("the kept items", limits::ITEMS_MAX, KEPT_LEN_BYTES_MIN, read_kept)? }
+            }
             GRANTS => Body::Grants {
                 sequence: reader.u32("the offer's sequence")?,
                 grants: reader.list("the grants", limits::ITEMS_MAX, GRANT_LEN_BYTES, read_grant)?,
@@ -238,6 +254,32 @@ fn read_item(reader: &mut Reader<'_>) -> Result<Item, DecodeError> {
 
 fn read_id(reader: &mut Reader<'_>) -> Result<ItemId, DecodeError> {
     reader.u64("the item's id").map(ItemId)
+}
+
+fn write_kept(writer: &mut Writer, (item, landed): &(ItemId, Landed)) {
+    writer.u64(item.0);
+    let ranges: Vec<_> = landed.ranges().collect();
+    writer.list(&ranges, |writer, (range, crc32c)| {
+        writer.u64(range.start);
+        writer.u64(range.end);
+        writer.u32(*crc32c);
+    });
+}
+
+fn read_kept(reader: &mut Reader<'_>) -> Result<(ItemId, Landed), DecodeError> {
+    let item = read_id(reader)?;
+    let (mut landed, mut least) = (Landed::default(), 0);
+    let field = "a kept range";
+    reader.list("the kept ranges", LANDED_RANGES_MAX, RANGE_LEN_BYTES, |reader| {
+        let (start, end, crc32c) = (reader.u64(field)?, reader.u64(field)?, reader.u32(field)?);
+        if start < least || end <= start {
+            return Err(DecodeError::Inconsistent { field, reason: "it is empty, or not behind the one before it" });
+        }
+        least = end;
+        landed.insert(start..end, crc32c);
+        Ok(())
+    })?;
+    Ok((item, landed))
 }
 
 fn write_grant(writer: &mut Writer, (item, region): &(ItemId, RemoteRegion)) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::blocks::Block;
 use super::ship::{Choice, Computing, Piece};
-use super::{Plan, PlanPolicy, nanos, steady};
+use super::{Load, Plan, PlanPolicy, nanos, steady};
 use crate::budget::Budget;
 use crate::cost::RecomputeCost;
 use crate::item::{GroupId, Item};
@@ -33,6 +33,8 @@ impl Standing {
 /// Plans one manifest again and again. The order is fixed when the planner is made; a plan is made in linear time.
 #[derive(Debug, Clone, Default, Hash)]
 pub struct Planner {
+    /// What each item weighs on the link, by place.
+    bytes: Vec<u64>,
     /// The places of what is irreplaceable, smallest first.
     irreplaceable: Vec<usize>,
     /// What can be computed again, as groups of falling density.
@@ -52,18 +54,25 @@ struct Group {
 impl Planner {
     /// Sorts the items of `manifest`.
     pub fn new(manifest: &Manifest) -> Self {
+        Self::with(manifest, |item| item.bytes)
+    }
+
+    /// Sorts the items of `manifest`, of which only so many bytes each are to be sent: at least one, or its standing is
+    /// [`Standing::Sent`].
+    pub fn with(manifest: &Manifest, bytes: impl Fn(&Item) -> u64) -> Self {
         let items = manifest.items();
+        let bytes: Vec<u64> = items.iter().map(bytes).collect();
         let places = |keep: fn(&RecomputeCost) -> bool| {
             items.iter().enumerate().filter(move |(_, item)| keep(&item.cost)).map(|(place, _)| place)
         };
         let mut irreplaceable: Vec<usize> = places(RecomputeCost::is_irreplaceable).collect();
-        irreplaceable.sort_by_key(|place| (items[*place].bytes, items[*place].id));
+        irreplaceable.sort_by_key(|place| (bytes[*place], items[*place].id));
         let computable = places(|cost| !cost.is_irreplaceable()).collect();
-        let mut groups = groups(items, places(|cost| matches!(cost, RecomputeCost::Compute { .. })));
+        let mut groups = groups(items, &bytes, places(|cost| matches!(cost, RecomputeCost::Compute { .. })));
         if planted::is(Bug::CheapestFirst) {
             groups.reverse();
         }
-        Self { irreplaceable, groups, computable }
+        Self { bytes, irreplaceable, groups, computable }
     }
 
     /// Plans what is open of `manifest`, the one that this planner was made for, behind `bytes_ahead` that are on their
@@ -79,11 +88,12 @@ impl Planner {
         let items = manifest.items();
         let standings: Vec<Standing> = items.iter().map(standing).collect();
         let is_open = |place: &&usize| standings[**place].is_open();
-        let irreplaceable = self.irreplaceable.iter().filter(is_open).map(|place| &items[*place]);
-        let mut sent: Vec<&Item> = irreplaceable.collect();
-        let needed = sent.iter().fold(bytes_ahead, |sum, item| sum.saturating_add(item.bytes));
+        let load = |place: usize| Load { item: &items[place], bytes: self.bytes[place] };
+        let irreplaceable = self.irreplaceable.iter().filter(is_open).map(|place| load(*place));
+        let mut sent: Vec<Load<'_>> = irreplaceable.collect();
+        let needed = sent.iter().fold(bytes_ahead, |sum, load| sum.saturating_add(load.bytes));
 
-        let open = self.groups.iter().filter_map(|group| Some((group.piece(items, &standings)?, group)));
+        let open = self.groups.iter().filter_map(|group| Some((group.piece(items, &self.bytes, &standings)?, group)));
         let (pieces, groups): (Vec<Piece>, Vec<&Group>) = open.unzip();
         let is_planned = |group: &&Group| group.places.iter().any(|place| standings[*place] == Standing::Planned);
         let before: Vec<bool> = groups.iter().map(is_planned).collect();
@@ -92,11 +102,11 @@ impl Planner {
         for (group, _) in groups.iter().zip(&choice.sent).filter(|(_, sent)| **sent) {
             for place in group.places.iter().filter(is_open) {
                 is_sent[*place] = true;
-                sent.push(&items[*place]);
+                sent.push(load(*place));
             }
         }
         let kept = self.computable.iter().filter(is_open).filter(|place| !is_sent[**place]);
-        let kept: Vec<&Item> = kept.map(|place| &items[*place]).collect();
+        let kept: Vec<Load<'_>> = kept.map(|place| load(*place)).collect();
         Plan::of(&sent, &kept, budget, bytes_ahead, &choice)
     }
 }
@@ -104,7 +114,7 @@ impl Planner {
 impl Group {
     /// What is open of it, and what that saves: all that the group saves, since the rest of it is there or coming. None
     /// if nothing is open, or if the group can't become whole any more.
-    fn piece(&self, items: &[Item], standings: &[Standing]) -> Option<Piece> {
+    fn piece(&self, items: &[Item], bytes: &[u64], standings: &[Standing]) -> Option<Piece> {
         let mut piece = Piece { target: self.target, bytes: 0, saves_ns: 0 };
         let mut open = false;
         for place in &self.places {
@@ -113,7 +123,7 @@ impl Group {
                 Standing::Sent => {}
                 Standing::Open | Standing::Planned => {
                     open = true;
-                    piece.bytes = piece.bytes.saturating_add(items[*place].bytes);
+                    piece.bytes = piece.bytes.saturating_add(bytes[*place]);
                 }
             }
             piece.saves_ns = piece.saves_ns.saturating_add(saves_ns(&items[*place]));
@@ -123,7 +133,7 @@ impl Group {
 }
 
 /// The groups of the items at `places`, densest first.
-fn groups(items: &[Item], places: impl Iterator<Item = usize>) -> Vec<Group> {
+fn groups(items: &[Item], bytes: &[u64], places: impl Iterator<Item = usize>) -> Vec<Group> {
     let mut groups: Vec<(Block, usize)> = Vec::new();
     let mut numbers: BTreeMap<u32, usize> = BTreeMap::new();
     let mut place_of: BTreeMap<GroupId, usize> = BTreeMap::new();
@@ -140,7 +150,7 @@ fn groups(items: &[Item], places: impl Iterator<Item = usize>) -> Vec<Group> {
         }
         let block = &mut groups[at].0;
         block.parcels.push(place);
-        block.bytes = block.bytes.saturating_add(item.bytes);
+        block.bytes = block.bytes.saturating_add(bytes[place]);
         block.saves_ns = block.saves_ns.saturating_add(saves_ns(item));
     }
     // A stable sort: what is alike in all of this keeps its dependency order.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use xfer_transport_core::RemoteRegion;
+use xfer_transport_core::landed::Landed;
 
 use super::Violation;
 use crate::item::{Item, ItemId};
@@ -82,6 +83,21 @@ impl Inbox {
     /// The bytes of all items together.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// What is said to be there is of the oldest offer that waits for memory, and no longer than its items.
+    pub(super) fn check_kept(&self, items: &[(ItemId, Landed)]) -> Result<(), Violation> {
+        let (_, expected) =
+            self.allocating.front().ok_or(Violation::Grants { reason: "nothing is being allocated" })?;
+        let fits = |(item, landed): &(ItemId, Landed)| {
+            let entry = self.entries.get(item).filter(|_| expected.contains(item));
+            entry.is_some_and(|entry| landed.ranges().all(|(range, _)| range.end <= entry.bytes))
+        };
+        if items.iter().all(fits) {
+            Ok(())
+        } else {
+            Err(Violation::Grants { reason: "what was kept is of other items than the oldest offer's, or longer" })
+        }
     }
 
     /// Takes memory for the oldest offer that waits for some: that offer's sequence.

@@ -1,12 +1,15 @@
 //! The source's items on their way: granted, posted within a window, applied, landed, or given up.
 
 mod entries;
+mod kept;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use xfer_transport_core::RemoteRegion;
+use xfer_transport_core::landed::Landed;
 
 use entries::Entries;
+pub(super) use kept::Found;
 
 use super::Violation;
 use crate::item::{Item, ItemId};
@@ -19,6 +22,8 @@ use crate::planted::{self, Bug};
 enum Stage {
     /// Here; to be sent when its turn comes and there is memory for it.
     Waiting,
+    /// What its target has kept of it is to be compared with what is here.
+    Comparing,
     /// Given to the transport.
     Posted,
     /// All its bytes were applied at the target, which checks them.
@@ -35,6 +40,10 @@ struct Entry {
     bytes: u64,
     irreplaceable: bool,
     granted: Option<RemoteRegion>,
+    /// What its target has of it: as it says, and once that was compared, as it is.
+    kept: Landed,
+    /// What the next write of it carries, or the one that is under way.
+    missing_bytes: u64,
     stage: Stage,
     /// How often it was posted.
     sends: u32,
@@ -58,6 +67,11 @@ pub(super) enum Again {
 pub(super) struct Outbox {
     entries: Entries<Entry>,
     tally: Tally,
+    /// What is still to be compared, and what is being compared.
+    to_compare: VecDeque<ItemId>,
+    comparing: Option<ItemId>,
+    /// Whether an item weighs something else than it did.
+    reweighed: bool,
 }
 
 /// What follows from the entries, kept up with them: it is asked for at every step.
@@ -80,6 +94,8 @@ impl Outbox {
             bytes: item.bytes,
             irreplaceable: item.cost.is_irreplaceable(),
             granted: None,
+            kept: Landed::default(),
+            missing_bytes: item.bytes,
             stage: Stage::Waiting,
             sends: 0,
             place: None,
@@ -100,7 +116,15 @@ impl Outbox {
             }
         }
         for (item, region) in grants {
-            self.update(*item, |entry| entry.granted = Some(*region));
+            self.update(*item, |entry| {
+                let is_news = entry.granted.replace(*region).is_none();
+                if is_news && entry.stage == Stage::Waiting && !entry.kept.is_empty() {
+                    entry.stage = Stage::Comparing;
+                }
+            });
+            if self.entries.get(*item).is_some_and(|entry| entry.stage == Stage::Comparing) {
+                self.to_compare.push_back(*item);
+            }
         }
         Ok(())
     }
@@ -129,21 +153,21 @@ impl Outbox {
     ///
     /// While what comes before it waits for memory, an item may go ahead so that the link isn't idle, but only one at a
     /// time: a whole window of them would be in the way once that memory is there.
-    pub(super) fn post(&mut self) -> Option<(ItemId, u32, RemoteRegion)> {
+    pub(super) fn post(&mut self) -> Option<(ItemId, u32, RemoteRegion, Landed)> {
         let ready = &self.tally.ready;
         let next = *if planted::is(Bug::LastFirst) { ready.last() } else { ready.first() }?;
         let (_, item) = next;
         let entry = self.entries.get(item)?;
-        let (target, remote) = (entry.target, entry.granted?);
+        let (target, remote, there) = (entry.target, entry.granted?, entry.kept.clone());
         let out_of_turn = self.tally.ungranted.first().is_some_and(|before| *before < next);
-        if !self.tally.has_room(if out_of_turn { u64::MAX } else { entry.bytes }) {
+        if !self.tally.has_room(if out_of_turn { u64::MAX } else { entry.missing_bytes }) {
             return None;
         }
         self.update(item, |entry| {
             entry.stage = Stage::Posted;
             entry.sends += 1;
         });
-        Some((item, target, remote))
+        Some((item, target, remote, there))
     }
 
     /// A posted item was applied: whose it is, and which sending of it this was.
@@ -187,7 +211,7 @@ impl Outbox {
     /// Gives up what `target` doesn't have yet and isn't posted.
     pub(super) fn give_up_target(&mut self, target: u32) {
         for (item, entry) in self.entries.iter_mut().filter(|(_, entry)| entry.target == target) {
-            if matches!(entry.stage, Stage::Waiting | Stage::Applied) {
+            if matches!(entry.stage, Stage::Waiting | Stage::Comparing | Stage::Applied) {
                 self.tally.remove(item, entry);
                 entry.stage = Stage::GivenUp;
                 self.tally.add(item, entry);
@@ -208,11 +232,13 @@ impl Outbox {
 
     /// How an item stands for a plan.
     pub(super) fn standing(&self, item: ItemId) -> Standing {
-        match self.entries.get(item).map(|entry| (entry.stage, entry.place)) {
-            Some((Stage::Waiting, None)) => Standing::Open,
-            Some((Stage::Waiting, Some(_))) => Standing::Planned,
-            Some((Stage::Posted | Stage::Applied | Stage::Landed, _)) => Standing::Sent,
-            Some((Stage::GivenUp, _)) | None => Standing::GivenUp,
+        let Some(entry) = self.entries.get(item) else { return Standing::GivenUp };
+        match (entry.stage, entry.place) {
+            (Stage::Waiting | Stage::Comparing, _) if entry.missing_bytes == 0 => Standing::Sent,
+            (Stage::Waiting | Stage::Comparing, None) => Standing::Open,
+            (Stage::Waiting | Stage::Comparing, Some(_)) => Standing::Planned,
+            (Stage::Posted | Stage::Applied | Stage::Landed, _) => Standing::Sent,
+            (Stage::GivenUp, _) => Standing::GivenUp,
         }
     }
 
@@ -221,13 +247,15 @@ impl Outbox {
         self.entries.iter().filter(|(_, entry)| entry.stage == Stage::Posted).map(|(item, _)| item)
     }
 
-    /// The bytes of what is posted.
+    /// What is posted, in bytes that are to be carried.
     pub(super) fn posted_bytes(&self) -> u64 {
         self.tally.posted_bytes
     }
 
     fn again(&mut self, item: ItemId, retry: bool) -> Again {
         let mut again = Again::GivenUp;
+        // What is there was written over in part, or isn't what it was said to be.
+        self.forget(item);
         self.update(item, |entry| {
             if retry && entry.sends < limits::SENDS_PER_ITEM_MAX {
                 entry.stage = Stage::Waiting;
@@ -267,8 +295,9 @@ impl Entry {
 
     fn is_to_land(&self) -> bool {
         match self.stage {
-            Stage::Waiting => self.place.is_some(),
-            Stage::Posted | Stage::Applied => true,
+            // Of what its target has, only that has to be said.
+            Stage::Waiting => self.place.is_some() || self.missing_bytes == 0,
+            Stage::Comparing | Stage::Posted | Stage::Applied => true,
             Stage::Landed | Stage::GivenUp => false,
         }
     }
@@ -292,7 +321,7 @@ impl Tally {
         }
         if entry.stage == Stage::Posted {
             self.posted_items += 1;
-            self.posted_bytes += entry.bytes;
+            self.posted_bytes += entry.missing_bytes;
         }
         if entry.is_to_land() {
             *self.to_land.entry(entry.target).or_default() += 1;
@@ -306,7 +335,7 @@ impl Tally {
         }
         if entry.stage == Stage::Posted {
             self.posted_items -= 1;
-            self.posted_bytes -= entry.bytes;
+            self.posted_bytes -= entry.missing_bytes;
         }
         if entry.is_to_land()
             && let Some(count) = self.to_land.get_mut(&entry.target)

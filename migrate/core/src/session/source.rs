@@ -8,10 +8,11 @@ mod state;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use xfer_transport_core::landed::Landed;
 use xfer_transport_core::{Deadline, PeerId, RateInterval, Time};
 
 use super::ignored::Ignored;
-use super::outbox::{Again, Outbox};
+use super::outbox::{Again, Found, Outbox};
 use super::{Event, Input, Output, Violation};
 use crate::cost::RecomputeCost;
 use crate::item::{Item, ItemId};
@@ -104,7 +105,9 @@ impl SourceSession {
             Input::Rate(rate) => self.on_rate(now, rate),
             Input::Written { item, crc32c } => self.on_written(item, crc32c)?,
             Input::WriteFailed { item, retry, reason } => self.on_write_failed(now, item, retry, &reason)?,
-            Input::Allocated { .. }
+            Input::Compared { item, there } => self.on_compared(now, item, there)?,
+            Input::Kept { .. }
+            | Input::Allocated { .. }
             | Input::AllocationFailed { .. }
             | Input::Verified { .. }
             | Input::Fenced
@@ -146,8 +149,11 @@ impl SourceSession {
         if !self.state.is_sending() || self.config.deadline.has_passed(now) {
             return None;
         }
-        let (item, to, remote) = self.outbox.post()?;
-        Some(Output::Write { item, to, remote })
+        if let Some((item, kept)) = self.outbox.next_to_compare() {
+            return Some(Output::Compare { item, kept });
+        }
+        let (item, to, remote, there) = self.outbox.post()?;
+        Some(Output::Write { item, to, remote, there })
     }
 
     /// What a user may want to know; ask until there is nothing, after every input and timeout.
@@ -176,6 +182,12 @@ impl SourceSession {
         &self.plan
     }
 
+    /// How many bytes of an item its target doesn't have yet, as far as that is known of earlier attempts: what a write of it
+    /// carries. None if it was not offered.
+    pub fn missing_bytes(&self, item: ItemId) -> Option<u64> {
+        self.outbox.missing_bytes(item)
+    }
+
     /// The moment after which this process may be gone.
     pub fn deadline(&self) -> Deadline {
         self.config.deadline
@@ -197,10 +209,18 @@ impl SourceSession {
         }
         let what = message.body.name();
         match message.body {
-            Body::Grants { .. } | Body::Refuse { .. } | Body::Landed { .. } | Body::Damaged { .. }
+            Body::Kept { .. }
+            | Body::Grants { .. }
+            | Body::Refuse { .. }
+            | Body::Landed { .. }
+            | Body::Damaged { .. }
                 if !self.state.is_sending() =>
             {
                 self.ignored.one_more();
+            }
+            Body::Kept { items } => {
+                self.outbox.keep(from.rank, &items)?;
+                self.replan_if_reweighed(now);
             }
             Body::Grants { sequence, grants } => {
                 if sequence >= self.sequence {
@@ -281,7 +301,7 @@ impl SourceSession {
         if !part.is_empty() {
             self.offer(now, Vec::new(), Vec::new(), part);
         }
-        self.planner = Planner::new(&self.manifest);
+        self.planner = self.planner();
         self.replan(now);
         Ok(())
     }
@@ -328,6 +348,22 @@ impl SourceSession {
 
     fn on_written(&mut self, item: ItemId, crc32c: u32) -> Result<(), Violation> {
         let (to, send) = self.outbox.applied(item)?;
+        self.is_applied(to, item, send, crc32c);
+        Ok(())
+    }
+
+    fn on_compared(&mut self, now: Time, item: ItemId, there: Landed) -> Result<(), Violation> {
+        match self.outbox.compared(item, there)? {
+            Found::All { target, send, crc32c } => self.is_applied(target, item, send, crc32c),
+            Found::Rest => {}
+            Found::TooLate => self.ignored.one_more(),
+        }
+        self.replan_if_reweighed(now);
+        Ok(())
+    }
+
+    /// All bytes of an item are at its target, which checks them.
+    fn is_applied(&mut self, to: u32, item: ItemId, send: u32, crc32c: u32) {
         // After the deadline a target may still take it, until its fence.
         let matters = self.state.is_sending() || self.state == SourceState::Expired;
         let gone = self.targets.iter().any(|target| target.rank == to && target.gone);
@@ -336,7 +372,6 @@ impl SourceSession {
             Some(version) if matters && !gone => self.send(to, Body::Sent { item, version, crc32c, send }),
             _ => self.ignored.one_more(),
         }
-        Ok(())
     }
 
     fn on_write_failed(&mut self, now: Time, item: ItemId, retry: bool, reason: &str) -> Result<(), Violation> {
@@ -393,8 +428,23 @@ impl SourceSession {
         Ok(())
     }
 
+    /// For what items weigh now.
+    fn planner(&mut self) -> Planner {
+        self.outbox.weighed();
+        Planner::with(&self.manifest, |item| self.outbox.missing_bytes(item.id).unwrap_or(item.bytes))
+    }
+
+    fn replan_if_reweighed(&mut self, now: Time) {
+        if self.outbox.is_reweighed() && self.state.is_sending() {
+            self.replan(now);
+        }
+    }
+
     /// Orders anew what is not posted yet.
     fn replan(&mut self, now: Time) {
+        if self.outbox.is_reweighed() {
+            self.planner = self.planner();
+        }
         let standing = |item: &Item| {
             let told = self.targets.iter().any(|target| target.rank == item.target && target.finished);
             if told { Standing::GivenUp } else { self.outbox.standing(item.id) }

@@ -6,6 +6,7 @@ mod state;
 
 use std::collections::{BTreeMap, VecDeque};
 
+use xfer_transport_core::landed::Landed;
 use xfer_transport_core::{Deadline, PeerId, RemoteRegion, Time};
 
 use super::ignored::Ignored;
@@ -99,6 +100,7 @@ impl TargetSession {
             Input::Notice { .. } => self.on_notice(),
             Input::GenerationSeen { record } => self.on_generation(record)?,
             Input::StoreLost { reason } => self.on_store_lost(reason),
+            Input::Kept { items } => self.on_kept(items)?,
             Input::Allocated { grants } => self.on_allocated(grants)?,
             Input::AllocationFailed { reason } => self.on_allocation_failed(reason)?,
             Input::Verified { item, crc32c, ok } => self.on_verified(item, crc32c, ok)?,
@@ -109,7 +111,8 @@ impl TargetSession {
             | Input::Withdraw { .. }
             | Input::Rate(_)
             | Input::Written { .. }
-            | Input::WriteFailed { .. } => {
+            | Input::WriteFailed { .. }
+            | Input::Compared { .. } => {
                 return Err(Violation::WrongSide { what: input.name(), side: "target" });
             }
         }
@@ -190,9 +193,11 @@ impl TargetSession {
         let what = message.body.name();
         let early = self.state == TargetState::Idle;
         match message.body {
-            Body::Grants { .. } | Body::Refuse { .. } | Body::Landed { .. } | Body::Damaged { .. } => {
-                Err(Violation::WrongSide { what, side: "target" })
-            }
+            Body::Kept { .. }
+            | Body::Grants { .. }
+            | Body::Refuse { .. }
+            | Body::Landed { .. }
+            | Body::Damaged { .. } => Err(Violation::WrongSide { what, side: "target" }),
             Body::Offer(offer) if early => self.on_offer(now, offer),
             _ if early => Err(Violation::NotNow { what, state: self.state.name() }),
             _ if !self.state.is_receiving() => {
@@ -300,6 +305,26 @@ impl TargetSession {
         Ok(())
     }
 
+    /// Says what is there of the items that are granted next, as far as one message can.
+    fn on_kept(&mut self, mut items: Vec<(ItemId, Landed)>) -> Result<(), Violation> {
+        if !self.state.is_receiving() {
+            self.ignored.one_more();
+            return Ok(());
+        }
+        self.inbox.check_kept(&items)?;
+        let mut ranges = 0;
+        items.retain(|(_, landed)| {
+            let count = landed.ranges().count();
+            let fits = count > 0 && ranges + count <= limits::KEPT_RANGES_MAX;
+            ranges += if fits { count } else { 0 };
+            fits
+        });
+        if !items.is_empty() {
+            self.send(Body::Kept { items });
+        }
+        Ok(())
+    }
+
     fn on_allocated(&mut self, grants: Vec<(ItemId, RemoteRegion)>) -> Result<(), Violation> {
         if !self.state.is_receiving() {
             self.ignored.one_more();
@@ -364,6 +389,11 @@ impl TargetSession {
     }
 
     fn on_seal_seen(&mut self, seal: Seal) -> Result<(), Violation> {
+        // What has ended looks at no seal any more, so it can't refuse one either.
+        if self.state.is_over() {
+            self.ignored.one_more();
+            return Ok(());
+        }
         let rank = seal.target.rank;
         let foreign = |item: &ItemId| self.manifest.get(*item).is_some_and(|item| item.target != rank);
         if seal.migration != self.config.migration
@@ -375,7 +405,7 @@ impl TargetSession {
         if self.seals.get(&rank).is_some_and(|known| *known != seal) {
             return Err(Violation::Seal { rank });
         }
-        if self.seals.contains_key(&rank) || self.state.is_over() {
+        if self.seals.contains_key(&rank) {
             self.ignored.one_more();
             return Ok(());
         }

@@ -14,6 +14,7 @@ use xfer_migrate_core::{
     Body, Cut, GenerationKind, GenerationRecord, Item, ItemId, Message, MigrationId, Offer, PlanPolicy, Refusal, Seal,
     limits,
 };
+use xfer_transport_core::landed::Landed;
 use xfer_transport_core::{Deadline, PeerId, Place, RateInterval, RegionId, RemoteRegion, Time};
 
 use crate::world::{BASE, LEFT, RIGHT, SOURCE, base, migration, owners_after, standard_items};
@@ -73,11 +74,26 @@ fn grants() -> impl Strategy<Value = Vec<(ItemId, RemoteRegion)>> {
     prop::collection::vec(grant, 0..4)
 }
 
+/// What a target may say that it has: of lengths below, at and beyond those of items.
+fn kept() -> impl Strategy<Value = Vec<(ItemId, Landed)>> {
+    let end = prop::sample::select(vec![4000, 5000, 20_000, 500_000, 1_000_000, 2_000_000]);
+    let range = (prop::sample::select(vec![0_u64, 1, 4500]), end, 0_u32..3);
+    let landed = prop::collection::vec(range, 0..3).prop_map(|ranges| {
+        let mut landed = Landed::default();
+        for (start, end, crc32c) in ranges.into_iter().filter(|(start, end, _)| start < end) {
+            landed.insert(start..end, crc32c);
+        }
+        landed
+    });
+    prop::collection::vec((item(), landed), 0..4)
+}
+
 fn bodies() -> impl Strategy<Value = Body> {
     let said = || (item(), 0_u32..4);
     prop_oneof![
         3 => offers().prop_map(Body::Offer),
         2 => (0_u32..4, grants()).prop_map(|(sequence, grants)| Body::Grants { sequence, grants }),
+        2 => kept().prop_map(|items| Body::Kept { items }),
         1 => Just(Body::Refuse { refusal: Refusal::Leaving { rank: 2 } }),
         3 => (item(), 40_u64..42, 0_u32..3, 0_u32..4)
             .prop_map(|(item, version, crc32c, send)| Body::Sent { item, version, crc32c, send }),
@@ -134,6 +150,11 @@ fn inputs() -> impl Strategy<Value = Input> {
         1 => (item(), 0_u32..3).prop_map(|(item, crc32c)| Input::Written { item, crc32c }),
         1 => (item(), any::<bool>())
             .prop_map(move |(item, retry)| Input::WriteFailed { item, retry, reason: reason() }),
+        1 => kept().prop_map(|mut kept| match kept.pop() {
+            Some((item, there)) => Input::Compared { item, there },
+            None => Input::Kept { items: kept },
+        }),
+        1 => kept().prop_map(|items| Input::Kept { items }),
         1 => grants().prop_map(|grants| Input::Allocated { grants }),
         1 => Just(Input::AllocationFailed { reason: reason() }),
         1 => (item(), 0_u32..3, any::<bool>()).prop_map(|(item, crc32c, ok)| Input::Verified { item, crc32c, ok }),
@@ -269,6 +290,8 @@ fn answer(output: &Output, well: bool) -> Option<Input> {
     Some(match output {
         Output::Write { item, .. } if well => Input::Written { item: *item, crc32c: 1 },
         Output::Write { item, .. } => Input::WriteFailed { item: *item, retry: item.0 % 2 == 0, reason },
+        Output::Compare { item, kept } if well => Input::Compared { item: *item, there: kept.clone() },
+        Output::Compare { item, .. } => Input::Compared { item: *item, there: Landed::default() },
         Output::Allocate { items } if well => {
             let grant = |(item, len_bytes): &(ItemId, u64)| {
                 (*item, RemoteRegion { id: RegionId(item.0), len_bytes: *len_bytes, place: Place::Host })

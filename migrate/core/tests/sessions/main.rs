@@ -5,6 +5,7 @@ mod arbitrary;
 mod chaos;
 mod faults;
 mod happy;
+mod kept;
 mod races;
 mod refused;
 mod replan;

@@ -258,6 +258,29 @@ fn an_offer_that_comes_twice_is_ignored() {
 }
 
 #[test]
+fn a_target_that_has_ended_looks_at_no_seal() {
+    let mut session = target();
+    let record = GenerationRecord {
+        generation: BASE + 1,
+        base: BASE,
+        kind: GenerationKind::Withdrawn,
+        source: Some(SOURCE),
+        ..base()
+    };
+    assert_eq!(session.handle(NOW, Input::GenerationSeen { record }), Ok(()));
+    assert_eq!(session.state(), TargetState::Withdrawn);
+    let foreign = Seal {
+        migration: MigrationId { attempt: 9, ..migration() },
+        target: STRANGER,
+        root: [7; 32],
+        landed: vec![],
+        missing: vec![],
+        cut: None,
+    };
+    assert_eq!((session.handle(NOW, Input::SealSeen { seal: foreign }), session.ignored()), (Ok(()), 1));
+}
+
+#[test]
 fn offers_that_make_no_sense_are_refused_to_the_source() {
     let cases = [
         (vec![Offer { targets: vec![0], ..terms() }], Refusal::NotATarget { rank: 2 }),

@@ -478,7 +478,8 @@ impl World {
         self.check_output(rank, &output);
         match output {
             Output::Send { to, message } => self.send(rank, to, message),
-            Output::Write { item, to, remote } => self.write(item, to, remote.id),
+            Output::Write { item, to, remote, .. } => self.write(item, to, remote.id),
+            Output::Compare { item, .. } => panic!("nobody has kept anything of item {item}"),
             Output::Withdraw { item } => self.cancel_write(item),
             Output::Allocate { items } => self.allocate(rank, items),
             Output::Verify { item, crc32c } => {

@@ -52,7 +52,7 @@ impl SourceRun {
         let waiting = plan.order.iter().filter(|item| !self.under_way.contains(item) && !self.landed.contains(item));
         let mut bytes = BTreeMap::new();
         for (item, _) in waiting.chain(&self.under_way).filter_map(|item| self.items.get(item)) {
-            *bytes.entry(item.target).or_default() += item.bytes;
+            *bytes.entry(item.target).or_default() += self.session.missing_bytes(item.id).unwrap_or(item.bytes);
         }
         let (link, limit) = (measured(context, &self.targets), context.endpoint.egress_limit());
         Left { planned, link, bytes, limit, forwards: self.forwards() }

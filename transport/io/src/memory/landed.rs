@@ -41,6 +41,11 @@ impl Slice {
     /// What of it is missing at `at` of a remote region of which `landed` is there: nothing is said to be there whose checksum
     /// isn't that of these bytes. Reads all that is said to be there. The ranges are of this slice, in order.
     pub fn missing(&self, landed: &Landed, at: u64) -> Vec<Range<u64>> {
+        self.matching(landed, at).missing(0..self.len_bytes())
+    }
+
+    /// What of it is there, likewise: the ranges of this slice, with their checksums.
+    pub fn matching(&self, landed: &Landed, at: u64) -> Landed {
         let mut there = Landed::default();
         for (range, crc32c) in landed.ranges() {
             let ours = range.start.checked_sub(at).zip(range.end.checked_sub(at)).map(|(start, end)| start..end);
@@ -49,7 +54,7 @@ impl Slice {
                 there.insert(range, crc32c);
             }
         }
-        there.missing(0..self.len_bytes())
+        there
     }
 
     /// A peer begins to write it.
@@ -93,6 +98,8 @@ mod tests {
         assert_eq!(there.landed().missing(0..100), [0..10, 30..100]);
         assert_eq!(source.all().missing(&there.landed(), 0), [0..10, 30..100]);
         assert_eq!(source.slice(5..50).unwrap().missing(&there.landed(), 5), [0..5, 25..45]);
+        let matching = source.slice(5..50).unwrap().matching(&there.landed(), 5);
+        assert_eq!(matching.ranges().collect::<Vec<_>>(), [(5..25, there.slice(10..30).unwrap().crc32c())]);
         // Only what is there as a whole counts.
         assert_eq!(source.slice(15..50).unwrap().missing(&there.landed(), 15), std::slice::from_ref(&(0..35)));
         source.write_at(29, &[0]).unwrap();

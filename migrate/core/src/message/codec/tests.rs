@@ -1,5 +1,6 @@
 //! Messages come back as they were, and what isn't one is refused before it costs anything.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -41,6 +42,13 @@ fn region(id: u64) -> RemoteRegion {
     RemoteRegion { id: RegionId(id), len_bytes: 1 << 33, place: Place::Host }
 }
 
+/// What was kept, in these ranges.
+fn landed(ranges: &[Range<u64>]) -> Landed {
+    let mut landed = Landed::default();
+    ranges.iter().for_each(|range| landed.insert(range.clone(), range.end as u32));
+    landed
+}
+
 fn messages() -> Vec<Message> {
     let refusals = [
         Refusal::OtherGeneration { offered: 6, known: 8 },
@@ -54,6 +62,7 @@ fn messages() -> Vec<Message> {
     let mut bodies = vec![
         Body::Offer(offer()),
         Body::Grants { sequence: 3, grants: vec![(ItemId(1), region(u64::MAX)), (ItemId(2), region(5))] },
+        Body::Kept { items: vec![(ItemId(1), landed(&[0..5, 5..9, 20..21])), (ItemId(2), landed(&[]))] },
         Body::Sent { item, version: 41, crc32c: 0xdead_beef, send: 2 },
         Body::Landed { item, send: 2 },
         Body::Damaged { item, send: 1 },
@@ -89,6 +98,10 @@ fn the_longest_messages_are_within_the_limit() {
         ..item(1, RecomputeCost::Irreplaceable)
     };
     let grants_of_one_offer = limits::OFFER_ITEMS_LEN_BYTES_MAX / ITEM_LEN_BYTES_MIN;
+    let ranges = |count: usize| -> Vec<Range<u64>> { (0..count as u64).map(|at| 2 * at..2 * at + 1).collect() };
+    let mut longest_kept = vec![(ItemId(1), landed(&ranges(1))); grants_of_one_offer];
+    let pieces = (limits::KEPT_RANGES_MAX - grants_of_one_offer) / (LANDED_RANGES_MAX - 1);
+    longest_kept[..pieces].fill((ItemId(1), landed(&ranges(LANDED_RANGES_MAX))));
     let bodies = [
         // The first offer has no items, and the others no owners.
         Body::Offer(Offer {
@@ -104,6 +117,7 @@ fn the_longest_messages_are_within_the_limit() {
             ..offer()
         }),
         Body::Grants { sequence: 1, grants: vec![(ItemId(1), region(1)); grants_of_one_offer] },
+        Body::Kept { items: longest_kept },
         Body::Cut(Cut { total_items: 1, record: vec![0; limits::RECORD_LEN_BYTES_MAX].into() }),
         Body::Finished { skipped: vec![ItemId(1); limits::ITEMS_MAX] },
     ];
@@ -133,6 +147,29 @@ fn numbers_of_other_versions_are_refused_by_name() {
     };
     assert_eq!(set(0, 2), "the message's format 2 is not known to this version");
     assert_eq!(set(21, 99), "the kind of message 99 is not known to this version");
+}
+
+#[test]
+fn kept_ranges_that_overlap_are_empty_or_too_many_are_refused() {
+    let encoded = |ranges: &[Range<u64>]| {
+        let mut bytes = Message { migration: MIGRATION, body: Body::Kept { items: vec![] } }.encode().to_vec();
+        bytes[22..26].copy_from_slice(&1_u32.to_le_bytes());
+        bytes.extend(7_u64.to_le_bytes());
+        bytes.extend((ranges.len() as u32).to_le_bytes());
+        for range in ranges {
+            bytes.extend([&range.start.to_le_bytes()[..], &range.end.to_le_bytes(), &[0; 4]].concat());
+        }
+        Message::decode(&bytes)
+    };
+    assert!(encoded(&[0..5, 5..6]).is_ok());
+    for ranges in [&[0..5, 4..6][..], std::slice::from_ref(&(3..3)), &[5..6, 0..1]] {
+        let refused = encoded(ranges).unwrap_err().to_string();
+        assert_eq!(refused, "a kept range is inconsistent: it is empty, or not behind the one before it", "{ranges:?}");
+    }
+    let most: Vec<Range<u64>> = (0..LANDED_RANGES_MAX as u64 + 1).map(|at| 2 * at..2 * at + 1).collect();
+    assert!(encoded(&most[1..]).is_ok());
+    let too_long = DecodeError::TooLong { field: "the kept ranges", len: 4097, max: 4096 };
+    assert_eq!(encoded(&most), Err(too_long));
 }
 
 #[test]

@@ -44,8 +44,15 @@ fn outbox(lengths: &[u64]) -> Outbox {
     outbox
 }
 
+/// What was kept of an item: all of it, or less.
+fn all_or_less(bytes: u64, all: bool) -> Landed {
+    let mut kept = Landed::default();
+    kept.insert(0..if all { bytes } else { bytes.div_ceil(2) }, 7);
+    kept
+}
+
 fn post_all(outbox: &mut Outbox) -> Vec<u64> {
-    std::iter::from_fn(|| outbox.post()).map(|(item, _, _)| item.0).collect()
+    std::iter::from_fn(|| outbox.post()).map(|(item, ..)| item.0).collect()
 }
 
 #[test]
@@ -170,7 +177,7 @@ fn who_is_gone_gets_nothing_more() {
     outbox.set_order(&[0, 1, 2, 3].map(ItemId));
     outbox.grant(0, &[region(0, 10), region(2, 10)]).expect("they are rank 0's");
     outbox.grant(1, &[region(1, 10), region(3, 10)]).expect("they are rank 1's");
-    assert_eq!(outbox.post().map(|(item, to, _)| (item.0, to)), Some((0, 0)));
+    assert_eq!(outbox.post().map(|(item, to, ..)| (item.0, to)), Some((0, 0)));
     outbox.give_up_target(0);
     assert_eq!(post_all(&mut outbox), [1, 3]);
     assert!(!outbox.is_finished(0), "what is posted is still on its way");
@@ -182,7 +189,7 @@ proptest! {
     /// Whatever happens, the tally says what counting anew says.
     #[test]
     fn the_tally_is_what_counting_says(
-        steps in prop::collection::vec((0_u8..8, 0_u64..8, any::<bool>()), 0..120),
+        steps in prop::collection::vec((0_u8..11, 0_u64..8, any::<bool>()), 0..120),
     ) {
         let mut outbox = Outbox::default();
         for id in 0..8 {
@@ -198,6 +205,12 @@ proptest! {
                 4 => { let _ = outbox.failed(at, flag); }
                 5 => { let _ = outbox.landed(target, at, 1); }
                 6 => { let _ = outbox.damaged(target, at, 1); }
+                7 => { let _ = outbox.keep(target, &[(at, all_or_less(1 + id * 20 * MIB, flag))]); }
+                8 => { let _ = outbox.next_to_compare(); }
+                9 => {
+                    let there = if id > 5 { Landed::default() } else { all_or_less(1 + id * 20 * MIB, flag) };
+                    let _ = outbox.compared(at, there);
+                }
                 _ if flag && id == 0 => outbox.give_up_target(target),
                 _ => {}
             }

@@ -10,7 +10,7 @@ impl SourceSession {
     /// in one life. A search of all states needs to look at one of them only.
     pub fn hash_what_matters(&self, hasher: &mut impl Hasher) {
         (self.state, self.migration).hash(hasher);
-        let writes = self.outbox.posted().next().is_some();
+        let writes = self.outbox.posted().next().is_some() || self.outbox.is_comparing();
         match self.state {
             _ if self.state.is_sending() || (writes && !self.state.is_over()) => {
                 (&self.targets, &self.manifest, &self.outbox).hash(hasher);
