@@ -25,7 +25,7 @@ use crate::shard::{Part, Shard, content};
 use crate::step::Step;
 use crate::store::StoreHost;
 
-pub use kept::{Kept, KeptItem};
+pub use kept::Kept;
 pub use source::{RECORD, SourceRun};
 pub use target::TargetRun;
 
@@ -140,7 +140,7 @@ impl Node {
             generation,
             source: None,
             targets: BTreeMap::new(),
-            kept: Kept::new(),
+            kept: Kept::default(),
             shards: BTreeMap::new(),
             endings: Vec::new(),
             leaving: None,

@@ -11,6 +11,7 @@
 //! | [`Budget`], [`Plan`], [`plan`] | what to send, in which order, and what will become of the rest |
 //! | [`session`] | offer, grants, landing, seals, commit: both sides, in every fault |
 //! | [`Message`], [`Seal`], [`GenerationRecord`] | what travels and what is kept, as bounded bytes |
+//! | [`Kept`] | what of an attempt that ended is worth keeping for the next |
 //! | [`store`] | who wins a compare-and-swap |
 //! | [`limits`] | how much of everything there may be, and why |
 #![forbid(unsafe_code)]
@@ -20,6 +21,7 @@ mod codec;
 mod cost;
 mod generation;
 mod item;
+mod kept;
 pub mod limits;
 mod manifest;
 mod message;
@@ -37,6 +39,7 @@ pub use codec::DecodeError;
 pub use cost::RecomputeCost;
 pub use generation::{GenerationKind, GenerationRecord, Root};
 pub use item::{GroupId, Item, ItemClass, ItemId};
+pub use kept::Kept;
 pub use manifest::{Coverage, Manifest, ManifestError, coverage};
 pub use message::{Body, Cut, Message, MigrationId, Offer, Refusal};
 pub use plan::{Plan, PlanPolicy, PlanRow, Verdict};

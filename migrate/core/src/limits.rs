@@ -64,6 +64,10 @@ pub const SENDS_PER_ITEM_MAX: u32 = 8;
 /// far more than what an attempt leaves in pieces. What isn't said is sent again.
 pub const KEPT_RANGES_MAX: usize = 32_768;
 
+/// How long what has landed is kept for another attempt, at most: several times the longest notice of a spot machine, since a deadline
+/// is for a peer to say.
+pub const KEPT_TIME_MAX: Duration = Duration::from_secs(600);
+
 /// How far the measured rate must move, in quarters of the rate planned with, before a plan is made anew.
 pub const REPLAN_RATE_QUARTERS: u64 = 1;
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use xfer_migrate_core::session::Input;
 use xfer_migrate_core::store::records::{GENERATION_KEY, room_key};
-use xfer_migrate_core::{Body, GenerationKind, GenerationRecord, ItemId, Message, MigrationId, Seal};
+use xfer_migrate_core::{Body, GenerationRecord, ItemId, Message, MigrationId, Seal};
 use xfer_plan::manifest::Prospect;
 use xfer_plan::{Choice, Handling, Mode, Progress};
 use xfer_transport::{Channel, Endpoint, Incoming as FromPeer, Landed, PeerEvent, TransferError, Transferred};
@@ -315,7 +315,7 @@ impl Driver {
         if let Some(source) = &mut self.source {
             source.turn(&self.context, now);
         }
-        self.kept.expire(now);
+        self.kept.expire(now, drop);
         let all_bytes = self.taken_bytes();
         for target in self.targets.values_mut() {
             let others_bytes = all_bytes - target.memory_bytes();
@@ -394,7 +394,7 @@ impl Driver {
             Job::Allocated { migration, memory } => {
                 if memory.is_err() {
                     // The system has none left: whoever asks next is to find some.
-                    self.kept.shrink_to(0);
+                    self.kept.shrink_to(0, drop);
                 }
                 self.with_target(migration, |target| target.allocated(now, memory));
             }
@@ -506,12 +506,7 @@ impl Driver {
                 shared.state().generation = Some(record.clone());
             }
         }
-        // A rank whose state has passed on, or that goes back to a checkpoint like all others, has nothing to come again with.
-        match (record.kind, record.source) {
-            (GenerationKind::Handoff, Some(source)) => self.kept.forget(source.rank),
-            (GenerationKind::Restore, _) => self.kept.shrink_to(0),
-            _ => {}
-        }
+        self.kept.settle(&record, drop);
         self.tell_all(now, &Input::GenerationSeen { record });
     }
 

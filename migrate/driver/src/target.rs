@@ -11,7 +11,7 @@ use xfer_transport::{Endpoint, Grant, Landed, Region};
 use xfer_transport_core::{PeerId, Time};
 
 use crate::driver::{Context, Job};
-use crate::kept::{Kept, KeptItem};
+use crate::kept::{Kept, KeptMemory};
 use crate::migrations::{Incoming, Shared, View, lock};
 use crate::outcome::{MigrationError, Outcome};
 use crate::pause;
@@ -97,11 +97,13 @@ impl TargetRun {
         if !self.may_come_again {
             return;
         }
-        let items = self.session.manifest().items().iter();
-        let memory = &mut self.memory;
-        let items = items.filter_map(|item| Some((item.clone(), memory.remove(&item.id)?)));
-        let until = self.session.deadline().0;
-        kept.keep(self.migration.source.rank, items, &self.incoming.view, (now, until));
+        let (source, until) = (self.migration.source.rank, self.session.deadline().0);
+        for item in self.session.manifest().items() {
+            let region = self.memory.remove(&item.id);
+            if let Some(memory) = region.and_then(|region| KeptMemory::of(region, &self.incoming.view)) {
+                kept.keep(source, item, memory, (now, until), drop);
+            }
+        }
     }
 
     pub(crate) fn input(&mut self, now: Time, input: Input) {
@@ -149,7 +151,7 @@ impl TargetRun {
         while let Some(event) = self.session.poll_event() {
             // What was not offered to this process by now isn't wanted from it any more.
             if event == Event::Cut {
-                kept.forget(self.migration.source.rank);
+                kept.forget(self.migration.source.rank, drop);
             }
             self.note(now, event);
         }
@@ -183,10 +185,10 @@ impl TargetRun {
             }
             Output::Allocate { items } => {
                 self.asked_bytes += items.iter().map(|(_, bytes)| bytes).sum::<u64>();
-                let wanted = self.wanted(items, kept);
+                let wanted = self.wanted(items, kept, now);
                 let spare_bytes =
                     context.memory_limit_bytes.saturating_sub(others_bytes).saturating_sub(self.asked_bytes);
-                kept.shrink_to(spare_bytes);
+                kept.shrink_to(spare_bytes, drop);
                 let endpoint = context.endpoint.clone();
                 let allocate = move || {
                     pause::at("register", rank);
@@ -240,10 +242,10 @@ impl TargetRun {
     }
 
     /// What is kept of each item, which is this migration's from now on.
-    fn wanted(&self, items: Vec<(ItemId, u64)>, kept: &mut Kept) -> Vec<Wanted> {
+    fn wanted(&self, items: Vec<(ItemId, u64)>, kept: &mut Kept, now: Time) -> Vec<Wanted> {
         let manifest = self.session.manifest();
         let mut kept_of = |item: &Item| {
-            let found = kept.take(self.migration.source.rank, item)?;
+            let found = kept.take(self.migration.source.rank, item, now, drop)?;
             Some((Arc::clone(&item.name), found))
         };
         items.into_iter().map(|(id, bytes)| (id, bytes, manifest.get(id).and_then(&mut kept_of))).collect()
@@ -345,7 +347,7 @@ impl TargetRun {
 }
 
 /// An item that is to land, its length, and what is kept of it.
-type Wanted = (ItemId, u64, Option<(Arc<str>, KeptItem)>);
+type Wanted = (ItemId, u64, Option<(Arc<str>, KeptMemory)>);
 
 /// Memory that was granted for an item, and what of it is there already.
 pub(crate) struct Allocated {
