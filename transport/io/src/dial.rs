@@ -1,8 +1,9 @@
 //! Connecting, and connecting again what was lost.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use xfer_transport_core::PeerId;
@@ -67,7 +68,7 @@ impl Dialer {
         let reach = Reach { ticket: ticket.clone(), over: ways.iter().map(|way| way.backend.id()).collect(), unused };
         let reach = connected.reach.get_or_init(|| reach);
         // One link is enough to begin; the others are tried again later.
-        for (way, role, count) in self.wanted(&ways) {
+        for Wanted { way, role, count } in self.wanted(&ways) {
             for _ in usize::from(role == role_of(0))..count {
                 if let Err(error) = self.open_link(&reach.ticket, Some(&connected), way, role, until, timeout) {
                     tracing::warn!("a further link to {peer}: {error}");
@@ -106,53 +107,76 @@ impl Dialer {
 
     /// How many links of each role belong on each way: the best carries, the others stand by with one each, so that what
     /// is under way goes on when the best breaks.
-    fn wanted<'a>(&self, ways: &'a [Way<'a>]) -> Vec<(&'a Way<'a>, LinkRole, usize)> {
+    fn wanted<'a>(&self, ways: &'a [Way<'a>]) -> Vec<Wanted<'a>> {
         let Some((best, others)) = ways.split_first() else { return Vec::new() };
-        let mut wanted = vec![(best, role_of(0), 1), (best, role_of(1), self.shared.links_per_peer)];
-        wanted.push((best, LinkRole::Beat, 1));
-        wanted.extend(others.iter().map(|other| (other, role_of(1), 1)));
-        wanted
+        let best = [(role_of(0), 1), (role_of(1), self.shared.links_per_peer), (LinkRole::Beat, 1)]
+            .map(|(role, count)| (best, role, count));
+        let others = others.iter().map(|other| (other, role_of(1), 1));
+        best.into_iter().chain(others).map(|(way, role, count)| Wanted { way, role, count }).collect()
     }
 
-    /// Opens links again that were lost while their peer was not.
-    pub(crate) fn redial(&self) {
+    /// Opens links again that were lost while their peer was not; each peer's on a thread of its own, since a way that is closed
+    /// takes its time to say so, and nobody else has to wait for that.
+    pub(crate) fn redial(self: &Arc<Self>) {
         for peer in self.peers.all() {
             let Some(reach) = peer.reach.get() else { continue };
-            let mut ways = self.ways(&reach.ticket);
-            // What was not reached at first isn't reached later: another machine, another user.
-            ways.retain(|way| reach.over.contains(&way.backend.id()));
-            // Nor is what breaks again and again, if there is something else.
-            let unsteady = peer.unsteady();
-            let last = ways.last().map(|way| way.backend.id());
-            ways.retain(|way| Some(way.backend.id()) == last || !unsteady.contains(&way.backend.id()));
-            let mut opened = Vec::new();
-            for (way, role, count) in self.wanted(&ways) {
-                let is_missing = || {
-                    let workers = peer.workers();
-                    let of_role = workers.iter().filter(|worker| worker.role() == role);
-                    // The other end may have opened the one for control, and the one for signs of life.
-                    match role == role_of(1) {
-                        true => of_role.filter(|worker| worker.backend() == way.backend.id()).count() < count,
-                        false => of_role.count() == 0,
-                    }
-                };
-                if !is_missing() || self.shared.is_stopping() || peer.down_reason().is_some() {
-                    continue;
-                }
-                let until = Instant::now() + REDIAL_TIMEOUT;
-                let Some(_turn) = self.turn(peer.id().rank, until) else { continue };
-                // Who had the turn before may have been opening that very link.
-                if !is_missing() {
-                    continue;
-                }
-                match self.open_link(&reach.ticket, Some(&peer), way, role, until, REDIAL_TIMEOUT) {
-                    Ok(_) if opened.contains(&way.backend.id()) => {}
-                    Ok(_) => opened.push(way.backend.id()),
-                    Err(error) => tracing::debug!("a lost link to {} stays lost: {error}", peer.id()),
+            let ways = self.ways_again(&peer, reach);
+            if !self.wanted(&ways).iter().any(|wanted| is_missing(&peer, wanted)) {
+                continue;
+            }
+            let Some(turn) = peer.begin_redial() else { continue };
+            let running = self.shared.threads.enter();
+            let (dialer, dialled) = (Arc::clone(self), Arc::clone(&peer));
+            let started = thread::Builder::new().name("xfer-dial".into()).spawn(move || {
+                let _held = (running, turn);
+                dialer.dial_again(&dialled);
+            });
+            if let Err(error) = started {
+                tracing::warn!("no thread to open links to {} again: {error}", peer.id());
+            }
+        }
+    }
+
+    /// The surest way comes first: it is there at once, where a better one that is closed may take a second to say so. One that
+    /// didn't open isn't asked for a further link.
+    fn dial_again(&self, peer: &Arc<Peer>) {
+        let Some(reach) = peer.reach.get() else { return };
+        let ways = self.ways_again(peer, reach);
+        let (mut opened, mut closed) = (BTreeSet::new(), BTreeSet::new());
+        for wanted in self.wanted(&ways).iter().rev() {
+            let backend = wanted.way.backend.id();
+            if closed.contains(&backend) || !is_missing(peer, wanted) {
+                continue;
+            }
+            if self.shared.is_stopping() || peer.down_reason().is_some() {
+                break;
+            }
+            let until = Instant::now() + REDIAL_TIMEOUT;
+            let Some(_turn) = self.turn(peer.id().rank, until) else { continue };
+            // Who had the turn before may have been opening that very link.
+            if !is_missing(peer, wanted) {
+                continue;
+            }
+            match self.open_link(&reach.ticket, Some(peer), wanted.way, wanted.role, until, REDIAL_TIMEOUT) {
+                Ok(_) => _ = opened.insert(backend),
+                Err(error) => {
+                    tracing::debug!("a lost link to {} stays lost: {error}", peer.id());
+                    closed.insert(backend);
                 }
             }
-            opened.into_iter().for_each(|backend| peer.opened_again(backend));
         }
+        opened.into_iter().for_each(|backend| peer.opened_again(backend));
+    }
+
+    /// How a peer is reached that is connected. What was not reached at first isn't reached later: another machine, another user. Nor
+    /// is what breaks again and again, if there is something else.
+    fn ways_again<'a>(&'a self, peer: &Peer, reach: &'a Reach) -> Vec<Way<'a>> {
+        let mut ways = self.ways(&reach.ticket);
+        ways.retain(|way| reach.over.contains(&way.backend.id()));
+        let unsteady = peer.unsteady();
+        let last = ways.last().map(|way| way.backend.id());
+        ways.retain(|way| Some(way.backend.id()) == last || !unsteady.contains(&way.backend.id()));
+        ways
     }
 
     /// Opens a link, the first one or a further one of a peer that is connected.
@@ -223,6 +247,23 @@ impl Way<'_> {
             address: self.backend.describe(self.address),
             error,
         })
+    }
+}
+
+/// Links that belong on one way.
+struct Wanted<'a> {
+    way: &'a Way<'a>,
+    role: LinkRole,
+    count: usize,
+}
+
+fn is_missing(peer: &Peer, wanted: &Wanted<'_>) -> bool {
+    let workers = peer.workers();
+    let of_role = workers.iter().filter(|worker| worker.role() == wanted.role);
+    // The other end may have opened the one for control, and the one for signs of life.
+    match wanted.role == role_of(1) {
+        true => of_role.filter(|worker| worker.backend() == wanted.way.backend.id()).count() < wanted.count,
+        false => of_role.count() == 0,
     }
 }
 

@@ -66,6 +66,8 @@ pub(crate) struct Peer {
     turns: AtomicUsize,
     /// How to reach it again, if it was we who connected.
     pub(crate) reach: OnceLock<Reach>,
+    /// Its lost links are being opened again.
+    redialling: Arc<AtomicBool>,
     /// How its ways have held so far, those that had to be opened again.
     steadiness: Mutex<BTreeMap<BackendId, Steadiness>>,
     peers: Weak<Peers>,
@@ -79,6 +81,16 @@ pub(crate) struct Reach {
     pub(crate) over: Vec<BackendId>,
     /// What is better, and why it can't be used.
     pub(crate) unused: Vec<(BackendId, String)>,
+}
+
+/// The right to open a peer's lost links again.
+#[derive(Debug)]
+pub(crate) struct Redialling(Arc<AtomicBool>);
+
+impl Drop for Redialling {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
 }
 
 /// Which chunks links are told of.
@@ -118,6 +130,7 @@ impl Peer {
             pace: Mutex::default(),
             turns: AtomicUsize::new(0),
             reach: OnceLock::new(),
+            redialling: Arc::default(),
             steadiness: Mutex::default(),
             peers,
         }
@@ -270,6 +283,12 @@ impl Peer {
         self.path().link_lost(worker.id(), self.shared.now());
         self.settle();
         self.kick();
+    }
+
+    /// The right to open its lost links again, which one at a time has.
+    pub(crate) fn begin_redial(&self) -> Option<Redialling> {
+        let taken = self.redialling.swap(true, Ordering::SeqCst);
+        (!taken).then(|| Redialling(Arc::clone(&self.redialling)))
     }
 
     /// Links over `backend` that were lost have been opened again.

@@ -75,6 +75,33 @@ fn a_way_that_breaks_again_and_again_is_left_alone() {
 }
 
 #[test]
+fn a_way_that_has_fallen_silent_holds_up_no_other_and_no_other_peer() {
+    let (sender, silent, _) = both(0);
+    let receivers: Vec<_> = (1..=4).map(both).collect();
+    for (receiver, ..) in &receivers {
+        sender.connect(&receiver.ticket(), PATIENCE).expect("connected");
+    }
+    let carried_by = |receiver: &Endpoint, over: BackendId, standing_by: &[BackendId]| {
+        sender.route(receiver.id()).is_some_and(|route| route.over == over && route.standing_by == standing_by)
+    };
+    for (receiver, shm, _) in &receivers {
+        eventually("tcp stands by", || {
+            carried_by(receiver, BackendId::Shm, &[BackendId::Tcp]) && shm.open_links() == 4
+        });
+    }
+    silent.fall_silent();
+    for (_, shm, tcp) in &receivers {
+        // What is left gives signs of life and carries nothing.
+        (0..3).for_each(|_| shm.cut(0));
+        tcp.cut_all();
+    }
+    for (receiver, ..) in &receivers {
+        eventually("tcp carries", || carried_by(receiver, BackendId::Tcp, &[]));
+    }
+    assert_eq!(sender.stats().peers_down, 0);
+}
+
+#[test]
 fn shared_memory_carries_when_nothing_is_set_and_a_transport_that_is_named_is_kept_to() {
     let start = |rank, transports: Option<Vec<BackendId>>| {
         let mut config = EndpointConfig::new(PeerId { rank, incarnation: 1 }, JOB);

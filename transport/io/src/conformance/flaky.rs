@@ -22,6 +22,7 @@ pub struct Flaky {
     inner: Arc<dyn Backend>,
     links: Mutex<Vec<Weak<Switches>>>,
     paused: Arc<AtomicBool>,
+    silent: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -34,7 +35,7 @@ struct Switches {
 impl Flaky {
     /// Around `inner`.
     pub fn new(inner: Arc<dyn Backend>) -> Arc<Self> {
-        Arc::new(Self { inner, links: Mutex::default(), paused: Arc::default() })
+        Arc::new(Self { inner, links: Mutex::default(), paused: Arc::default(), silent: AtomicBool::default() })
     }
 
     /// Links that are open.
@@ -63,6 +64,11 @@ impl Flaky {
             let stands = |link: &Arc<Switches>| link.stands.load(Ordering::SeqCst);
             eventually("all links stand still", || self.live().iter().all(stands));
         }
+    }
+
+    /// From now on whoever calls hears nothing, as behind a firewall that drops what it doesn't let through.
+    pub fn fall_silent(&self) {
+        self.silent.store(true, Ordering::SeqCst);
     }
 
     fn live(&self) -> Vec<Arc<Switches>> {
@@ -96,6 +102,10 @@ impl Backend for Flaky {
     }
 
     fn open(&self, address: &[u8], timeout: Duration) -> io::Result<Box<dyn Link>> {
+        if self.silent.load(Ordering::SeqCst) {
+            std::thread::sleep(timeout);
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         self.inner.open(address, timeout).map(|link| self.wrap(link))
     }
 
