@@ -111,13 +111,10 @@ fn hand_over(client: &mut Client, size: u64, run: u64, notice: Duration) -> Outc
         source.close();
         return Ok(Moved { finish: began.elapsed(), ..Moved::default() });
     };
-    // The deadline may have passed by now, and then it is decided without.
-    if let Err(error) = outgoing.cut("bench".into())
-        && outgoing.outcome().is_none()
-    {
-        return Err(Failure::connection(error));
-    }
-    let outcome = outgoing.wait(Some(timeout)).ok_or_else(|| Failure::connection("nothing was decided in time"))?;
+    // The deadline may have passed by now, and then it is being decided without.
+    let refused = outgoing.cut("bench".into()).err();
+    let undecided = || refused.map_or("nothing was decided in time".to_owned(), |error| error.to_string());
+    let outcome = outgoing.wait(Some(timeout)).ok_or_else(|| Failure::connection(undecided()))?;
     let finish = began.elapsed();
     let outcome = outcome.map_err(Failure::connection)?;
     let report = outgoing.report();

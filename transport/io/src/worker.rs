@@ -52,8 +52,10 @@ pub(crate) struct Worker {
     wish: AtomicU8,
     /// What whoever looks can see of the link.
     sight: Sight,
-    /// Whether the link has to be told that somebody is about to wait for it.
-    rests: bool,
+    /// Whether its thread comes by while others look and between their looks, instead of being told: it costs them a call to have it told,
+    /// where the link has to be asked for that; or to have it left out of what they see, and then only if they were told to look, since
+    /// what comes after their last look is heard of late.
+    stands_aside: bool,
     /// Threads other than its own that look for what arrives: it needs not, then.
     callers: AtomicUsize,
     /// How often they have.
@@ -130,7 +132,7 @@ impl Worker {
             hungry: AtomicBool::new(false),
             wish: AtomicU8::new(Wish::Run as u8),
             sight: link.sight(),
-            rests: link.rests(),
+            stands_aside: link.rests() || link.sight() == Sight::Everything && !shared.busy_poll.is_zero(),
             callers: AtomicUsize::new(0),
             looks: AtomicUsize::new(0),
             waits_beside: AtomicBool::new(false),
@@ -435,7 +437,7 @@ impl Worker {
         if self.look(timeout, worked.then_some(pace)) {
             return;
         }
-        if !self.rests {
+        if !self.stands_aside {
             self.watch.wait(timeout);
         } else if self.callers.load(Ordering::SeqCst) > 0 {
             self.wait_beside_callers(timeout);

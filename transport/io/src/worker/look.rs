@@ -185,6 +185,10 @@ impl Looking {
             inside.look(true);
             worker.wake_if_waiting(&mut inside);
         }
+        if worker.sight == Sight::Everything && worker.stands_aside && !worker.waits_beside.load(Ordering::SeqCst) {
+            // It waits to be told, and then would be in the way of this look or of the next.
+            worker.watch.wake.wake();
+        }
         Some(Self { worker, peer, gave_up: Cell::new(false) })
     }
 
@@ -217,6 +221,10 @@ impl Drop for Looking {
             let mut inside = self.worker.lock();
             inside.look(false);
             if self.worker.sight == Sight::Everything {
+                let comes_by = !self.gave_up.get() && self.worker.waits_beside.load(Ordering::SeqCst);
+                if comes_by && !inside.link.interest().at_once {
+                    return;
+                }
                 // What comes from here on, or has come and was not seen, its own thread is told of.
                 self.worker.wake_if_waiting(&mut inside);
                 return;

@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -37,7 +38,12 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let config = EndpointConfig::new(PeerId { rank: 0, incarnation: 1 }, "job");
+        Self::with(Duration::ZERO)
+    }
+
+    fn with(busy_poll: Duration) -> Self {
+        let mut config = EndpointConfig::new(PeerId { rank: 0, incarnation: 1 }, "job");
+        config.busy_poll = busy_poll;
         let shared = Arc::new(Shared::new(&config, 1, Beats::new().expect("a descriptor")));
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         let other = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
@@ -135,6 +141,28 @@ fn a_thread_that_goes_to_sleep_meanwhile_is_not_told_either() {
     scene.worker.tell(&mut scene.worker.lock());
     scene.send();
     assert!(!scene.is_told());
+    drop(looking);
+    assert!(scene.is_told());
+}
+
+#[test]
+fn who_was_told_to_look_leaves_what_comes_later_to_a_thread_that_comes_by() {
+    let mut scene = Scene::with(Duration::from_micros(50));
+    let wake = &scene.worker.watch.wake;
+    let looking =
+        Looking::at(Arc::clone(&scene.worker), Arc::clone(&scene.peer)).expect("there is something to look at");
+    assert!(wake.is_asked(), "it slept until it is told");
+    wake.clear();
+    scene.worker.waits_beside.store(true, Ordering::SeqCst);
+    drop(looking);
+    let looking = scene.look();
+    assert!(!scene.worker.watch.wake.is_asked());
+    drop(looking);
+    scene.send();
+    assert!(!scene.is_told(), "it comes by");
+    // Who finds nothing sleeps, and so may it.
+    let looking = scene.look();
+    looking.give_up();
     drop(looking);
     assert!(scene.is_told());
 }
