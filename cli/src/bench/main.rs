@@ -24,6 +24,7 @@ mod talk;
 use std::process::ExitCode;
 
 use clap::Parser;
+use xfer::config::Config;
 use xfer_transport::backend::{Probe, probe};
 
 use client::Client;
@@ -50,6 +51,8 @@ fn run(options: &Options) -> Outcome<()> {
     if options.no_sums {
         xfer_transport::unsummed::set_sums(false);
     }
+    // What went wrong on the way and was mended, a link that was lost: else it would only be a figure that nobody understands.
+    xfer::log::init(&Config::from_env().map_err(Failure::usage)?).map_err(Failure::usage)?;
     // Before there is any other thread.
     if let Some(processor) = options.pin_cores.first() {
         processor::stay_on(*processor)?;
