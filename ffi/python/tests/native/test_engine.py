@@ -192,6 +192,40 @@ def test_a_withdrawn_notice_changes_nothing(engines: list[xfer.Engine]) -> None:
     assert incoming.wait(timeout=WAIT_S).kind == "withdrawn"
 
 
+def test_what_has_landed_is_not_sent_again_when_a_hand_over_begins_again(engines: list[xfer.Engine]) -> None:
+    first, leaving, last = engines
+    there, gone = filled(bytes(range(256)) * 4096), filled(b"of another new owner" * 5000)
+
+    def items(target_of_all: int) -> list[xfer.Item]:
+        return [
+            State("there", "parameter", there, target=0, version=3),
+            State("gone", "parameter", gone, target=target_of_all, version=3),
+        ]
+
+    outgoing = leaving.hand_over([0, 2], {"front": 0, "back": 2}, seconds=60.0)
+    outgoing.offer(items(2))
+    incoming = heard_of(first)
+    until = time.monotonic() + WAIT_S
+    while incoming.report()["moved_bytes"] < there.nbytes:
+        assert time.monotonic() < until, incoming.report()
+        time.sleep(0.001)
+    last.raise_notice(60.0)
+    assert outgoing.wait(timeout=WAIT_S).kind == incoming.wait(timeout=WAIT_S).kind == "withdrawn"
+    del incoming
+
+    again = leaving.hand_over([0], {"all": 0}, seconds=60.0)
+    again.offer(items(0))
+    again.cut(b"")
+    assert again.wait(timeout=WAIT_S).kind == "handoff"
+    report, landed = again.report(), heard_of(first)
+    assert landed.wait(timeout=WAIT_S).kind == "handoff"
+    assert (report["kept_bytes"], landed.report()["kept_bytes"]) == (there.nbytes, there.nbytes)
+    assert sum(report["path"].values()) == report["moved_bytes"] - there.nbytes == gone.nbytes
+    for name, sent in (("there", there), ("gone", gone)):
+        memory = landed.landed(name)
+        assert memory is not None and bytes(memoryview(memory)) == bytes(memoryview(sent))
+
+
 def test_the_way_to_leave_is_weighed_by_what_is_left_of_the_step(engines: list[xfer.Engine]) -> None:
     _, leaving, _ = engines
     outgoing = leaving.hand_over([0], {"all": 0}, seconds=60.0)
