@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use xfer_migrate_core::session::Input;
-use xfer_migrate_core::store::records::{GENERATION_KEY, room_key};
+use xfer_migrate_core::store::records::GENERATION_KEY;
 use xfer_migrate_core::{Body, GenerationRecord, ItemId, Message, MigrationId, Seal};
 use xfer_plan::manifest::Prospect;
 use xfer_plan::{Choice, Handling, Mode, Progress};
@@ -21,12 +21,12 @@ use crate::kept::Kept;
 use crate::migrations::{HandOverError, MigrationsConfig, OfferError, Outgoing, Shared, StartError};
 use crate::pause;
 use crate::rescue::{HandOver, Rescue};
+use crate::rooms;
 use crate::source::SourceRun;
-use crate::store::{Store, StoreError, Swap, Version};
+use crate::store::Store;
 use crate::takeover::TakeOvers;
 use crate::target::{Allocated, TargetRun};
 use crate::trace::Ended;
-use crate::watch::{WATCH, look};
 use crate::worker::Worker;
 
 /// The channel of session messages on every endpoint.
@@ -171,12 +171,12 @@ pub(crate) fn start(
     let asked = endpoint.now();
     store.get(GENERATION_KEY)?;
     let store_answers_in = endpoint.now().since(asked);
-    publish_room(&*store, endpoint.id().rank, config.memory_limit_bytes)?;
+    rooms::publish(&*store, endpoint.id().rank, config.memory_limit_bytes)?;
     shared.state().generation = Some(generation.clone());
 
     forward(endpoint.subscribe(CHANNEL), &shared.jobs, "xfer-migrate-in", Job::FromPeer)?;
     forward(endpoint.events(), &shared.jobs, "xfer-migrate-up", Job::PeerEvent)?;
-    watch_generation(Arc::clone(&store), shared, version, generation.generation)?;
+    generations::watch(Arc::clone(&store), shared, version, generation.generation)?;
     let worker = |name| Worker::start(name, shared.jobs.clone());
     let driver = Driver {
         context: Context {
@@ -201,29 +201,6 @@ pub(crate) fn start(
     Ok(())
 }
 
-/// Says how much others may hand over to this process, in place of what an earlier life of it has said.
-fn publish_room(store: &dyn Store, rank: u32, bytes: u64) -> Result<(), StoreError> {
-    let (key, value) = (room_key(rank), Bytes::from(bytes.to_string()));
-    let mut version = Version::ABSENT;
-    while let Swap::Lost(found) = store.compare_and_swap(&key, version, value.clone())? {
-        if found.value == value {
-            break;
-        }
-        version = found.version;
-    }
-    Ok(())
-}
-
-/// What ranks have room for, as far as they have said so.
-fn rooms(store: &dyn Store, ranks: &[u32]) -> Vec<(u32, u64)> {
-    let room = |rank: &u32| {
-        let found = store.get(&room_key(*rank)).ok()??;
-        let bytes = std::str::from_utf8(&found.value).ok()?.parse().ok()?;
-        Some((*rank, bytes))
-    };
-    ranks.iter().filter_map(room).collect()
-}
-
 /// Passes what a subscription says on to the driver, as long as it is there.
 fn forward<T: Send + 'static>(
     from: Receiver<T>,
@@ -239,51 +216,6 @@ fn forward<T: Send + 'static>(
             }
         }
     })?;
-    Ok(())
-}
-
-/// Tells the driver of every generation after `known`, which was found as `version`.
-fn watch_generation(
-    store: Arc<dyn Store>,
-    shared: &Arc<Shared>,
-    mut version: Version,
-    mut known: u64,
-) -> io::Result<()> {
-    let jobs = shared.jobs.clone();
-    let alive = Arc::downgrade(shared);
-    let watch = move || {
-        while alive.strong_count() > 0 {
-            let found = match look(&*store, GENERATION_KEY, version) {
-                Ok(None) => continue,
-                Ok(Some(found)) => match GenerationRecord::decode(&found.value) {
-                    Ok(latest) => generations::up_to(&*store, known, latest).map(|records| (found.version, records)),
-                    // It stays as it is until it is replaced.
-                    Err(error) => {
-                        version = found.version;
-                        Err(format!("the store's generation can't be read: {error}"))
-                    }
-                },
-                Err(error) => Err(error.to_string()),
-            };
-            let job = match found {
-                Ok((found, records)) => {
-                    version = found;
-                    known = records.last().map_or(known, |latest| latest.generation);
-                    Job::Generations(Ok(records))
-                }
-                Err(reason) => Job::Generations(Err(reason)),
-            };
-            let is_lost = matches!(job, Job::Generations(Err(_)));
-            if jobs.send(job).is_err() {
-                return;
-            }
-            if is_lost {
-                // A store that is gone stays gone for those who wait; ask again at leisure.
-                thread::sleep(WATCH);
-            }
-        }
-    };
-    thread::Builder::new().name("xfer-generation".into()).spawn(watch)?;
     Ok(())
 }
 
@@ -476,7 +408,7 @@ impl Driver {
         let targets = hand_over.targets.clone();
         let mut run = SourceRun::new(&self.context, &shared, migration, &self.generation, hand_over, now)?;
         let store = Arc::clone(&self.context.store);
-        let ask = move || Some(Job::Rooms { migration, rooms: rooms(&*store, &targets) });
+        let ask = move || Some(Job::Rooms { migration, rooms: rooms::of(&*store, &targets) });
         self.context.store_worker.run(ask, |_| None);
         if !items.is_empty() {
             run.offer(now, items)?;

@@ -4,11 +4,17 @@
 //! was far. What ended his migration is then no longer there, and what follows says nothing of it. So whoever replaces a
 //! generation keeps it first, under a key of its own, and whoever sees one reads those in between.
 
+use std::io;
+use std::sync::Arc;
+use std::thread;
+
 use xfer_migrate_core::store::records::{GENERATION_KEY, kept_generation_key};
 use xfer_migrate_core::{GenerationKind, GenerationRecord};
 
-use crate::migrations::StartError;
+use crate::driver::Job;
+use crate::migrations::{Shared, StartError};
 use crate::store::{Store, Swap, Version};
+use crate::watch::{WATCH, look};
 
 /// The generation that is true now; writes the first one where there is none.
 pub(crate) fn first(store: &dyn Store) -> Result<(Version, GenerationRecord), StartError> {
@@ -67,6 +73,51 @@ pub(crate) fn up_to(store: &dyn Store, known: u64, latest: GenerationRecord) -> 
     }
     records.push(latest);
     Ok(records)
+}
+
+/// Tells the driver of every generation after `known`, which was found as `version`.
+pub(crate) fn watch(
+    store: Arc<dyn Store>,
+    shared: &Arc<Shared>,
+    mut version: Version,
+    mut known: u64,
+) -> io::Result<()> {
+    let jobs = shared.jobs.clone();
+    let alive = Arc::downgrade(shared);
+    let watch = move || {
+        while alive.strong_count() > 0 {
+            let found = match look(&*store, GENERATION_KEY, version) {
+                Ok(None) => continue,
+                Ok(Some(found)) => match GenerationRecord::decode(&found.value) {
+                    Ok(latest) => up_to(&*store, known, latest).map(|records| (found.version, records)),
+                    // It stays as it is until it is replaced.
+                    Err(error) => {
+                        version = found.version;
+                        Err(format!("the store's generation can't be read: {error}"))
+                    }
+                },
+                Err(error) => Err(error.to_string()),
+            };
+            let job = match found {
+                Ok((found, records)) => {
+                    version = found;
+                    known = records.last().map_or(known, |latest| latest.generation);
+                    Job::Generations(Ok(records))
+                }
+                Err(reason) => Job::Generations(Err(reason)),
+            };
+            let is_lost = matches!(job, Job::Generations(Err(_)));
+            if jobs.send(job).is_err() {
+                return;
+            }
+            if is_lost {
+                // A store that is gone stays gone for those who wait; ask again at leisure.
+                thread::sleep(WATCH);
+            }
+        }
+    };
+    thread::Builder::new().name("xfer-generation".into()).spawn(watch)?;
+    Ok(())
 }
 
 fn current(store: &dyn Store) -> Result<(Version, GenerationRecord), String> {

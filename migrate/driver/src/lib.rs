@@ -21,6 +21,7 @@ mod outcome;
 mod pause;
 mod report;
 mod rescue;
+mod rooms;
 mod source;
 pub mod store;
 mod takeover;
