@@ -24,11 +24,12 @@ import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 
 ROUND_BYTES = 64 << 20
-PATIENCE_S = 120.0
+PATIENCE_S = 60.0
 
 
 def iterations(size: int) -> int:
@@ -314,12 +315,18 @@ class Pair:
     def round(self, size: int) -> float:
         """Seconds that a buffer takes in a round."""
         count = iterations(size)
-        self._signal(signal.SIGCONT)
-        for end in self.ends:
-            assert end.stdin
-            end.stdin.write(f"{size} {count} {count}\n")
-            end.stdin.flush()
-        took = [self._took(end) for end in self.ends]
+        # Some wait for each other for ever where one of them has not come up.
+        patience = threading.Timer(PATIENCE_S, self._signal, [signal.SIGKILL])
+        patience.start()
+        try:
+            self._signal(signal.SIGCONT)
+            for end in self.ends:
+                assert end.stdin
+                end.stdin.write(f"{size} {count} {count}\n")
+                end.stdin.flush()
+            took = [self._took(end) for end in self.ends]
+        finally:
+            patience.cancel()
         self._signal(signal.SIGSTOP)
         return took[1] / count
 
@@ -413,7 +420,8 @@ def main() -> None:
             if name in absent:
                 continue
             try:
-                times.setdefault(name, []).append(latency(options.xfer_bench, transports, arguments) * 1e6)
+                took = latency(options.xfer_bench, transports, arguments) * 1e6
+                times.setdefault(name, []).append(took)
             except (ImportError, RuntimeError, OSError, subprocess.TimeoutExpired) as error:
                 absent[name] = str(error)
     print(f"GB/s, median of {options.rounds} rounds in turn, one buffer at a time, confirmed; least and most in brackets")
