@@ -276,7 +276,8 @@ impl Peer {
             self.bring_down(reason);
             return;
         }
-        if self.down.get().is_none() && reason != DownReason::ShutDown {
+        // Who shuts down loses links to those who have heard it on another one.
+        if self.down.get().is_none() && reason != DownReason::ShutDown && !self.shared.is_stopping() {
             add(&self.shared.counters.links_lost, 1);
             tracing::warn!("lost one link to {}: {reason}; {left} left", self.id());
         }
