@@ -53,9 +53,9 @@ pub(crate) struct Worker {
     wish: AtomicU8,
     /// What whoever looks can see of the link.
     sight: Sight,
-    /// Whether its thread comes by while others look and between their looks, instead of being told: it costs them a call to have it told,
-    /// where the link has to be asked for that; or to have it left out of what they see, and then only if they were told to look, since
-    /// what comes after their last look is heard of late.
+    /// Whether its thread comes by while others look and between their looks, instead of being told each time that they are through,
+    /// which is a call of theirs. What comes after their last look is heard of a little late, so where the kernel would tell it by itself,
+    /// only if they were told to look.
     stands_aside: bool,
     /// Threads other than its own that look for what arrives: it needs not, then.
     callers: AtomicUsize,

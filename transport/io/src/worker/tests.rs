@@ -148,11 +148,9 @@ fn a_thread_that_goes_to_sleep_meanwhile_is_not_told_either() {
 #[test]
 fn who_was_told_to_look_leaves_what_comes_later_to_a_thread_that_comes_by() {
     let mut scene = Scene::with(Duration::from_micros(50));
-    let wake = &scene.worker.watch.wake;
-    let looking =
-        Looking::at(Arc::clone(&scene.worker), Arc::clone(&scene.peer)).expect("there is something to look at");
-    assert!(wake.is_asked(), "it slept until it is told");
-    wake.clear();
+    let looking = scene.look();
+    assert!(scene.worker.watch.wake.is_asked(), "it slept until it is told");
+    scene.worker.watch.wake.clear();
     scene.worker.waits_beside.store(true, Ordering::SeqCst);
     drop(looking);
     let looking = scene.look();
